@@ -1,0 +1,1 @@
+"""Labelled images: where they come from, how they lie on disk, and how they reach a training step."""

@@ -1,0 +1,70 @@
+"""One image with its provenance as bytes: a record of an ArrayRecord shard.
+
+    offset 0     4 bytes   b"SYN1"
+    offset 4     4 bytes   n, length of the header, little-endian
+    offset 8     n bytes   header, JSON in UTF-8 with sorted keys
+    offset 8+n   the rest  the image as PNG, grey or RGB
+
+The header of every image has `class_key`, `class_index` and `index` (its number in the set); real images
+add `source`, their origin, generated ones `prompt` and `seed`.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from synthaug.data import images
+from synthaug.errors import DataError
+
+_MAGIC = b"SYN1"
+_START = struct.Struct("<4sI")
+
+
+def pack(header: Mapping[str, Any], image: np.ndarray) -> bytes:
+    """Returns a record; equal headers and pixels give equal bytes.
+
+    Args:
+        header: JSON values; NaN is refused.
+        image: u8[H,W,C], C = 1 or 3.
+    """
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    encoded = text.encode()
+    return _START.pack(_MAGIC, len(encoded)) + encoded + images.encode_png(image)
+
+
+def unpack(record: bytes) -> tuple[dict[str, Any], np.ndarray]:
+    """Returns the header and the image u8[H,W,C] of a record.
+
+    Raises:
+        DataError: the bytes are torn, altered, or no record.
+    """
+    header, start = _read_header(record)
+    return header, images.decode_png(record[start:])
+
+
+def unpack_header(record: bytes) -> dict[str, Any]:
+    """Returns the header of a record without decoding its image.
+
+    Raises:
+        DataError: the bytes are torn, altered, or no record.
+    """
+    return _read_header(record)[0]
+
+
+def _read_header(record: bytes) -> tuple[dict[str, Any], int]:
+    if len(record) < _START.size or record[:4] != _MAGIC:
+        raise DataError(f"record: starts with {record[:4]!r}; expected {_MAGIC!r}: not written by synthaug.")
+    _, length = _START.unpack_from(record)
+    start = _START.size + length
+    try:
+        header = json.loads(record[_START.size : start].decode())
+    except ValueError as error:  # of JSON or of UTF-8
+        raise DataError(f"record: header cannot be read ({error}); the shard was altered.") from None
+    if not isinstance(header, dict):
+        raise DataError("record: header is no mapping; the shard was altered.")
+    return header, start

@@ -1,0 +1,1 @@
+"""Plans and executors: everything a login node runs. Never imports jax."""

@@ -1,0 +1,231 @@
+"""Layers that several networks share."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+def sinusoid(position: jax.Array, width: int) -> jax.Array:
+    """Returns the sinusoidal embedding of positions: all cosines, then all sines.
+
+    The frequencies are exp(-ln(10000) i / half), half = width / 2 (Vaswani et al. 2017; order as in ADM).
+
+    Args:
+        position: f32[N], e.g. times in 0..1000.
+        width: even number of channels.
+
+    Returns:
+        f32[N,width].
+
+    Example:
+        >>> sinusoid(jnp.array([0.0]), 4).tolist()
+        [[1.0, 1.0, 0.0, 0.0]]
+    """
+    half = width // 2
+    frequency = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    angle = position[:, None] * frequency[None, :]
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+def dropout(x: jax.Array, rate: float, *, train: bool, key: jax.Array | None) -> jax.Array:
+    """Returns x with a share `rate` of its elements zeroed and the rest scaled up, in training only.
+
+    Raises:
+        ValueError: a key is needed and absent.
+    """
+    if not train or rate == 0.0:
+        return x
+    if key is None:
+        raise ValueError(f"dropout: train = True with dropout = {rate} needs a key; pass key=.")
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), 0.0)
+
+
+def standard_normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    """Returns normal numbers to start parameters from.
+
+    Small arrays are cut from draws of three sizes: compiling one draw takes a third of a second on a CPU, and
+    a small U-Net has parameters of thirty shapes.
+    """
+    size = math.prod(shape)
+    drawn = min((n for n in (2**12, 2**16, 2**20) if n >= size), default=size)
+    return _cut(_draw(key, drawn), tuple(shape)).astype(dtype)
+
+
+def lecun_normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    """Returns a kernel, outputs on its last axis, of standard deviation 1/sqrt(inputs)."""
+    return standard_normal(key, shape, dtype) / math.sqrt(math.prod(shape[:-1]))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _draw(key: jax.Array, size: int) -> jax.Array:
+    return jax.random.normal(key, (size,))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _cut(draw: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return draw[: math.prod(shape)].reshape(shape)
+
+
+def linear(
+    channels: int, out_channels: int, *, bias: bool = True, zero: bool = False, rngs: nnx.Rngs
+) -> nnx.Linear:
+    """Returns a linear layer; `zero` starts its kernel at 0, so that a residual branch starts silent."""
+    start = nnx.initializers.zeros if zero else lecun_normal
+    return nnx.Linear(channels, out_channels, use_bias=bias, kernel_init=start, rngs=rngs)
+
+
+def conv3x3(
+    channels: int,
+    out_channels: int,
+    *,
+    stride: int = 1,
+    bias: bool = True,
+    zero: bool = False,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    """Returns a 3x3 convolution that pads by 1; `zero` starts its kernel at 0."""
+    start = nnx.initializers.zeros if zero else lecun_normal
+    return nnx.Conv(
+        channels, out_channels, (3, 3), stride, padding=1, use_bias=bias, kernel_init=start, rngs=rngs
+    )
+
+
+def halve(x: jax.Array) -> jax.Array:
+    """Returns f32[B,H/2,W/2,C], the mean of each 2x2 square of f32[B,H,W,C]."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+
+
+def double(x: jax.Array) -> jax.Array:
+    """Returns f32[B,2H,2W,C], each pixel of f32[B,H,W,C] repeated 2x2 (nearest neighbour)."""
+    b, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+class GroupNorm(nnx.Module):
+    """Group normalisation in f32 (Wu & He 2018), with an optional scale and shift per image.
+
+    Moments are reduced per channel first, and scale and shift join the affine part as f32[B,C]: forward and
+    backward take less than half the time of nnx.GroupNorm followed by a modulation, on a CPU.
+    """
+
+    def __init__(self, channels: int, groups: int, *, rngs: nnx.Rngs):
+        self.groups = groups
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+
+    def __call__(self, x: jax.Array, modulation: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
+        """Returns norm(x) * (1 + scale) + shift for x f32[B,H,W,C] and modulation = (scale, shift) f32[B,C]."""
+        centred = x - self._by_group(x.mean(axis=(1, 2)))[:, None, None, :]
+        variance = self._by_group(jnp.square(centred).mean(axis=(1, 2)))
+        gain = jax.lax.rsqrt(variance + 1e-5) * self.scale[...][None, :]  # f32[B,C]
+        bias = self.bias[...][None, :]
+        if modulation is not None:
+            scale, shift = modulation
+            gain, bias = gain * (1.0 + scale), bias * (1.0 + scale) + shift
+        return centred * gain[:, None, None, :] + bias[:, None, None, :]
+
+    def _by_group(self, x: jax.Array) -> jax.Array:
+        """Returns f32[B,C], each channel of f32[B,C] replaced by the mean over its group."""
+        b, c = x.shape
+        mean = x.reshape(b, self.groups, c // self.groups).mean(axis=2, keepdims=True)
+        return jnp.broadcast_to(mean, (b, self.groups, c // self.groups)).reshape(b, c)
+
+
+def attend(
+    query: jax.Array, key: jax.Array, value: jax.Array, *, num_heads: int, mask: jax.Array | None = None
+) -> jax.Array:
+    """Returns multi-head attention, softmax(q k' / sqrt(d)) v (Vaswani et al. 2017).
+
+    Args:
+        query: f32[B,Q,C].
+        key: f32[B,K,C].
+        value: f32[B,K,C].
+        num_heads: divides C.
+        mask: bool[B,K], keys that may be attended to, at least one per row.
+
+    Returns:
+        f32[B,Q,C].
+    """
+    b, q, c = query.shape
+    query, key, value = (x.reshape(b, -1, num_heads, c // num_heads) for x in (query, key, value))
+    seen = None if mask is None else mask[:, None, None, :]
+    return jax.nn.dot_product_attention(query, key, value, mask=seen).reshape(b, q, c)
+
+
+class MLP(nnx.Module):
+    """Two linear layers with an activation between them."""
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        out: int,
+        *,
+        activation: Callable[[jax.Array], jax.Array],
+        rngs: nnx.Rngs,
+    ):
+        self.activation = activation
+        self.linear0 = linear(width, hidden, rngs=rngs)
+        self.linear1 = linear(hidden, out, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns f32[...,out] of f32[...,width]."""
+        return self.linear1(self.activation(self.linear0(x)))
+
+
+class TextPool(nnx.Module):
+    """Attention pooling of text: the mean token asks, it and all tokens answer (Imagen App. F; DeepFloyd IF)."""
+
+    def __init__(self, width: int, out: int, *, head_dim: int, rngs: nnx.Rngs):
+        self.num_heads = max(1, width // head_dim)
+        inner = self.num_heads * head_dim
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        # Without bias: one added to all keys alike cancels in the softmax and could never be learned.
+        self.query = linear(width, inner, bias=False, rngs=rngs)
+        self.key_value = linear(width, 2 * inner, bias=False, rngs=rngs)
+        self.out = linear(inner, out, rngs=rngs)
+
+    def __call__(self, text: jax.Array, mask: jax.Array) -> jax.Array:
+        """Returns f32[B,out] of text f32[B,L,D] and mask bool[B,L]; finite for a mask that is all False."""
+        tokens = self.norm(text)
+        kept = mask[:, :, None].astype(tokens.dtype)
+        mean = (tokens * kept).sum(axis=1, keepdims=True) / jnp.maximum(kept.sum(axis=1, keepdims=True), 1.0)
+        key, value = jnp.split(self.key_value(jnp.concatenate([mean, tokens], axis=1)), 2, axis=-1)
+        seen = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
+        pooled = attend(self.query(mean), key, value, num_heads=self.num_heads, mask=seen)
+        return self.out(pooled[:, 0])
+
+
+class TransformerBlock(nnx.Module):
+    """A pre-norm transformer layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, width: int, num_heads: int, *, dropout: float, rngs: nnx.Rngs):
+        self.num_heads, self.dropout = num_heads, dropout
+        self.norm0 = nnx.LayerNorm(width, rngs=rngs)
+        self.qkv = linear(width, 3 * width, bias=False, rngs=rngs)
+        self.out = linear(width, width, rngs=rngs)
+        self.norm1 = nnx.LayerNorm(width, rngs=rngs)
+        self.mlp = MLP(width, 4 * width, width, activation=nnx.gelu, rngs=rngs)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        mask: jax.Array | None = None,
+        train: bool = False,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Returns f32[B,L,D] of x f32[B,L,D]; `mask` bool[B,L] says which tokens may be attended to."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        q, k, v = jnp.split(self.qkv(self.norm0(x)), 3, axis=-1)
+        update = self.out(attend(q, k, v, num_heads=self.num_heads, mask=mask))
+        x = x + dropout(update, self.dropout, train=train, key=keys[0])
+        return x + dropout(self.mlp(self.norm1(x)), self.dropout, train=train, key=keys[1])

@@ -1,0 +1,103 @@
+"""encoder: the network whose features every metric compares, and the features of the real sets.
+
+At toy size it is a classifier trained on the real train split; its penultimate layer gives the
+features. It has seen the train images: FID against train and against val differ also for that reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from synthaug import experiment, parallel
+from synthaug.data.images import to_float, to_u8
+from synthaug.diffusion.cascade import enlarge
+from synthaug.models.functional import Weights, hash_weights
+from synthaug.rundir import RunDir
+from synthaug.stages import classifiers, sets
+from synthaug.stages.job import Job
+from synthaug.train.checkpoint import load_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """Features and logits of images of any resolution up to its own."""
+
+    settings: experiment.Classifier
+    weights: Weights
+    name: str
+    sha256: str
+    resolution: int
+    num_classes: int
+
+    def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (features f32[N,D], logits f32[N,K]) of u8[N,h,w,C], enlarged as `resize` says."""
+        if images.shape[1] != self.resolution:
+            images = np.asarray(to_u8(jax.device_get(enlarge(to_float(images), self.resolution))))
+        logits, features = classifiers.predict(self.settings, self.weights, images, self.num_classes)
+        return features, logits
+
+    def resize(self, resolution: int) -> str:
+        """Returns the name of what happens to images of a resolution before they are encoded."""
+        return "none" if resolution == self.resolution else f"bilinear {resolution}->{self.resolution}, 8 bit"
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Trains the encoder and writes the features of the real sets."""
+    settings = job.experiment.score.encoder
+    resolutions = sorted(m.resolution for m in job.experiment.cascade.values())
+    top = resolutions[-1]
+    trained = classifiers.train_classifier(
+        job,
+        settings,
+        sets.load_real(job.run, "train", top),
+        sets.load_real(job.run, "val", top),
+        steps=classifiers.num_steps(settings, job.experiment.classify.budget, job.experiment.data.num_train),
+        seed=job.experiment.seed,
+        role="encoder",
+    )
+    sha256 = hash_weights(trained.weights)
+    encoder = _encoder(job.experiment, trained.weights, sha256, top)
+    for split in ("train", "val"):
+        for resolution in resolutions:
+            features, logits = encoder.encode(sets.load_real(job.run, split, resolution)[0])
+            np.savez(_features_file(job.run, split, resolution), features=features, logits=logits)
+    return {
+        "name": encoder.name,
+        "weights_sha256": sha256,
+        "resolution": top,
+        "steps": trained.num_steps,
+        "checkpoint": f"encoder-0/checkpoints/{trained.num_steps}",
+        "top1": trained.accuracy.top1,
+    }
+
+
+def _encoder(settings: experiment.Experiment, weights: Weights, sha256: str, resolution: int) -> Encoder:
+    return Encoder(
+        settings=settings.score.encoder,
+        weights=parallel.replicate(weights),
+        name=f"classifier ({settings.score.encoder.kind} trained on real images, penultimate layer)",
+        sha256=sha256,
+        resolution=resolution,
+        num_classes=settings.data.num_classes,
+    )
+
+
+def load_encoder(run: RunDir, settings: experiment.Experiment) -> Encoder:
+    """Returns the run's encoder."""
+    result = run.result("encoder")
+    weights, _ = load_weights(run.path / result["checkpoint"])
+    return _encoder(settings, weights, result["weights_sha256"], result["resolution"])
+
+
+def real_features(run: RunDir, split: str, resolution: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (features f32[N,D], logits f32[N,K]) of a real set."""
+    with np.load(_features_file(run, split, resolution)) as arrays:
+        return arrays["features"], arrays["logits"]
+
+
+def _features_file(run: RunDir, split: str, resolution: int) -> Any:
+    return run.part_dir("encoder", 0) / f"features-{split}-{resolution}.npz"

@@ -1,0 +1,132 @@
+"""Runs parts: one for `synthaug exec`, a stream of them for the workers of `synthaug run`."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from synthaug import parallel
+from synthaug.errors import Interrupted, RunError, SynthaugError
+from synthaug.experiment import Experiment
+from synthaug.launch.plan import Plan, make_plan
+from synthaug.rundir import RunDir
+from synthaug.site import Site
+from synthaug.stages import classify, embed, encoder, finetune, prepare, report, sample, score, sweep
+from synthaug.stages.job import Job, Send
+from synthaug.train.preemption import StopFlag
+
+VERBS: dict[str, Callable[[Job], dict[str, Any]]] = {
+    "prepare": prepare.run,
+    "embed": embed.run,
+    "encoder": encoder.run,
+    "finetune": finetune.run,
+    "sweep": sweep.run,
+    "choose": sweep.choose,
+    "sample": sample.run,
+    "score": score.run,
+    "classify": classify.run,
+    "report": report.run,
+}
+
+
+def run_part(
+    run: RunDir,
+    experiment: Experiment,
+    plan: Plan,
+    site: Site,
+    stage_name: str,
+    part: int,
+    stop: StopFlag,
+    send: Send,
+) -> None:
+    """Runs one part to its done.json; does nothing if that is there already."""
+    stage = plan.stage(stage_name)
+    if stage is None:
+        raise RunError(f"{run.path}: no stage {stage_name!r}; expected one of {_names(plan)}.")
+    if not 0 <= part < len(stage.parts):
+        raise RunError(f"{run.path}: {stage_name} has parts 0 to {len(stage.parts) - 1}; found {part}.")
+    with run.hold(f"{stage_name}-{part}/lock"):
+        if run.is_done(stage_name, part):
+            return
+        job = Job(run, experiment, site, stage_name, part, stage.parts[part].args, stop=stop, send=send)
+        started = time.time()
+        try:
+            result = VERBS[stage.verb](job)
+        except BaseException as error:
+            job.say(f"ended: {error}" if isinstance(error, SynthaugError) else traceback.format_exc())
+            job.end("interrupted" if isinstance(error, Interrupted) else "failed")
+            raise
+        last = job.end("finished")
+        record = {
+            "stage": stage_name,
+            "part": part,
+            "args": stage.parts[part].args,
+            "result": result,
+            "attempt": job.attempt,
+            "started": round(started, 3),
+            "seconds": round(time.time() - started, 3),
+            "buckets": last["buckets"],
+            "experiment": plan.experiment,
+            "versions": parallel.versions(),
+        }
+        run.finish(stage_name, part, record)
+
+
+def _names(plan: Plan) -> str:
+    return ", ".join(s.name for s in plan.stages)
+
+
+def execute(run: RunDir, site: Site, stage: str, part: int, send: Send) -> None:
+    """Runs one part in this process: what a scheduler's job does."""
+    experiment = run.experiment()
+    stop = StopFlag()
+    stop.install()
+    parallel.start(site, run.path / "cache")
+    run_part(run, experiment, make_plan(experiment), site, stage, part, stop, send)
+
+
+def serve(run: RunDir, site: Site, orders: TextIO, answers: TextIO) -> None:
+    """Runs the parts named on `orders`, a JSON line each, and answers with JSON lines, until it closes."""
+    _die_with_parent()
+    stop = StopFlag()
+    stop.install()
+    experiment = run.experiment()
+    plan = make_plan(experiment)
+    parallel.start(site, run.path / "cache")
+    last = 0.0
+
+    def send(message: dict[str, Any]) -> None:
+        nonlocal last
+        if message["kind"] == "progress" and message["done"] < message["total"]:
+            if time.monotonic() - last < 0.1:  # a person reads ten numbers a second at most
+                return
+            last = time.monotonic()
+        print(json.dumps(message), file=answers, flush=True)
+
+    for line in orders:
+        order = json.loads(line)
+        code, error = 0, ""
+        try:
+            run_part(run, experiment, plan, site, order["stage"], order["part"], stop, send)
+        except SynthaugError as problem:
+            code, error = problem.exit_code, str(problem)
+        except Exception:
+            code, error = 1, traceback.format_exc()
+        send({"kind": "end", "code": code, "error": error})
+
+
+def _die_with_parent() -> None:
+    """Asks Linux to kill this process when the one that started it dies, even by SIGKILL."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)  # it died before the request

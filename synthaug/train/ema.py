@@ -1,0 +1,27 @@
+"""The exponential moving average of the weights, which is what is sampled from and evaluated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def rate(step: jax.Array, decay: float) -> jax.Array:
+    """Returns the decay f32[] of one update, min(decay, (1 + step) / (10 + step)).
+
+    The ramp lets an average that starts at random weights forget them: at step 0 it keeps one tenth.
+
+    Args:
+        step: i32[], updates completed before this one.
+        decay: the decay that the ramp ends at.
+    """
+    completed = jnp.asarray(step, jnp.float32)
+    return jnp.minimum(decay, (1.0 + completed) / (10.0 + completed))
+
+
+def average(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:
+    """Returns the average after one more update, rate * ema + (1 - rate) * params, leaf by leaf."""
+    share = 1.0 - rate(step, decay)
+    return jax.tree.map(lambda e, p: e + share.astype(e.dtype) * (p - e), ema, params)

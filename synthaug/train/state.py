@@ -1,0 +1,82 @@
+"""The training state, a plain dict, and the update that maps it to the next one.
+
+    {"step": i32[], "params": ..., "ema": ..., "opt": ..., "stats": ...}
+
+`step` counts completed updates. `params`, `ema` and `stats` are nested dicts of arrays, `opt` is optax's.
+Without averaging `ema` is {}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from synthaug.train import ema
+
+State = dict[str, Any]
+Weights = dict[str, Any]
+Metrics = dict[str, jax.Array]
+LossFn = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, tuple[Metrics, Any]]]
+Update = Callable[[State, Any, jax.Array], tuple[State, Metrics]]
+
+
+def create(weights: Weights, tx: optax.GradientTransformation, with_ema: bool) -> State:
+    """Returns the training state before the first update.
+
+    The arrays are copies: the update donates its state, and must not destroy the caller's weights.
+
+    Args:
+        weights: {"params", "stats"}, nested dicts of arrays.
+        tx: the update rule.
+        with_ema: whether the weights are averaged; the same as `ema_decay > 0` in `make_update`.
+    """
+    return {
+        "step": jnp.zeros((), jnp.int32),
+        "params": _copy(weights["params"]),
+        "ema": _copy(weights["params"]) if with_ema else {},
+        "opt": tx.init(weights["params"]),
+        "stats": _copy(weights["stats"]),
+    }
+
+
+def make_update(loss_fn: LossFn, tx: optax.GradientTransformation, ema_decay: float) -> Update:
+    """Returns the compiled update (state, batch, key) -> (state, metrics); it donates the state.
+
+    Args:
+        loss_fn: (params, stats, batch, key) -> (loss f32[], (metrics, new stats)).
+        tx: the update rule.
+        ema_decay: decay of the averaged weights; 0 = no average.
+
+    Returns:
+        The update. Its metrics are those of `loss_fn`, the "loss" and, before clipping, the "grad_norm".
+    """
+
+    def update(state: State, batch: Any, key: jax.Array) -> tuple[State, Metrics]:
+        gradient = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, (metrics, stats)), grads = gradient(state["params"], state["stats"], batch, key)
+        updates, opt = tx.update(grads, state["opt"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        averages = ema.average(state["ema"], params, state["step"], ema_decay) if ema_decay else state["ema"]
+        following = {
+            "step": state["step"] + 1,
+            "params": params,
+            "ema": averages,
+            "opt": opt,
+            "stats": stats,
+        }
+        return following, {**metrics, "loss": loss, "grad_norm": optax.tree.norm(grads)}
+
+    return jax.jit(update, donate_argnums=0)
+
+
+def averaged(state: State) -> Weights:
+    """Returns {"params", "stats"} to sample or evaluate with: the averaged weights where there are any."""
+    return {"params": state["ema"] or state["params"], "stats": state["stats"]}
+
+
+def _copy(tree: Any) -> Any:
+    return jax.tree.map(jnp.array, tree)

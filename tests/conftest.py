@@ -1,0 +1,25 @@
+"""Strict settings for every test: no silent promotion, one CPU device, no network, colour off."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+os.environ["NO_COLOR"] = "1"
+
+import pathlib
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def reference_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The tiny study, run once without interruption."""
+    from tests import study
+
+    runs = tmp_path_factory.mktemp("runs")
+    done = study.synthaug("run", str(study.TINY), "--runs", str(runs))
+    assert done.returncode == 0, done.stderr
+    return runs / "tiny"

@@ -1,0 +1,108 @@
+"""Nothing is lost: a study killed again and again ends with the numbers and images of one left alone."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+from tests import study
+
+
+def wait_for(path: pathlib.Path, process: subprocess.Popen[str], timeout: float = 240) -> None:
+    end = time.monotonic() + timeout
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.05)
+
+
+def workers_of(run: pathlib.Path) -> list[int]:
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"--serve" in line and str(run).encode() in line:
+                found.append(int(entry.name))
+    return found
+
+
+def test_killed_study_equals_the_one_left_alone(
+    tmp_path: pathlib.Path, reference_run: pathlib.Path
+) -> None:
+    """SIGKILL to the command, to a worker, and each kind of stop request, at seeded random moments."""
+    chance = random.Random(20261121)
+    run = tmp_path / "tiny"
+    # Moments by stage, so that every stage is hit: (a file that appears in it, how it is stopped).
+    moments = [
+        ("prepare-0/attempts.jsonl", "kill"),
+        ("encoder-0/checkpoints/10/digest.json", "worker"),
+        ("finetune-1/checkpoints/20", "kill"),
+        ("finetune-0/checkpoints/30", "SIGTERM"),
+        ("sweep-base-1/attempts.jsonl", "kill"),
+        ("sweep-enlarge-0/checkpoints", "SIGINT"),
+        ("sets/generated/4/shard-00001.json", "kill"),
+        ("score-2/attempts.jsonl", "kill"),
+        ("classify-9/checkpoints/10", "SIGUSR1"),
+        ("classify-20/attempts.jsonl", "kill"),
+        ("report-0/attempts.jsonl", "kill"),
+    ]
+    used = 0
+    for file, how in moments:
+        if (run / file).exists():
+            continue  # the other worker was faster than in the list
+        used += 1
+        process = study.start(tmp_path)
+        wait_for(run / file, process)
+        time.sleep(chance.uniform(0, 0.3))
+        if how == "worker":
+            os.kill(chance.choice(workers_of(run)), signal.SIGKILL)
+            time.sleep(0.5)
+            study.kill(process)
+        elif how == "kill":
+            study.kill(process)
+        else:
+            number = getattr(signal, how)
+            os.kill(process.pid, number)
+            text = process.communicate(timeout=120)[0]
+            if process.returncode != 0:  # it may have finished in that very moment
+                assert process.returncode == 75, text
+                assert "same command again" in text.splitlines()[-1]
+        deadline = time.monotonic() + 10
+        while workers_of(run) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not workers_of(run), "workers outlived the command"
+    assert used >= 7
+    last = study.synthaug("run", str(study.TINY), "--runs", str(tmp_path))
+    assert last.returncode == 0, last.stderr
+    found, expected = study.outcome(run), study.outcome(reference_run)
+    for kind in ("results", "shards", "losses", "done"):
+        assert found[kind] == expected[kind], kind
+    shutil.rmtree(run)
+
+
+def test_restart_of_a_killed_training_is_quick(tmp_path: pathlib.Path) -> None:
+    """Stop and go costs at most 15 s: start-up, restore, and compilation from the run's cache."""
+    from synthaug.attempts import read_lines
+
+    run = tmp_path / "tiny"
+    process = study.start(tmp_path)
+    wait_for(run / "finetune-0/checkpoints/20/digest.json", process)
+    study.kill(process)
+    time.sleep(0.2)
+    began = time.time()
+    process = study.start(tmp_path)
+    wait_for(run / "finetune-0/done.json", process)
+    study.kill(process)
+    events = read_lines(run / "finetune-0" / "attempts.jsonl")
+    assert [e["done"] for e in events if e["event"] == "resume"][-1] >= 20
+    stepping = next(e for e in reversed(events) if e["event"] == "finished")
+    overhead = stepping["time"] - began - stepping["buckets"].get("step", 0.0)
+    assert overhead < 15, stepping

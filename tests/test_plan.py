@@ -1,0 +1,83 @@
+"""The plan: pure data, the same for every executor."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+
+from synthaug import experiment
+from synthaug.launch import local
+from synthaug.launch.plan import make_plan, render, to_json
+from synthaug.errors import RunError
+from synthaug.rundir import RunDir
+
+JOBS = sorted((pathlib.Path(__file__).parent.parent / "jobs").glob("*.yaml"))
+DIGITS = next(p for p in JOBS if p.name == "digits.yaml")
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda p: p.stem)
+def test_every_plan_equals_its_golden_text(path: pathlib.Path) -> None:
+    golden = pathlib.Path(__file__).parent / "golden" / f"plan-{path.stem}.txt"
+    assert render(make_plan(experiment.load(path))) == golden.read_text(), (
+        f"{path.name} is planned otherwise than before. If that is meant: synthaug plan {path} > tests/golden/{golden.name}."
+    )
+
+
+def test_stages_come_after_what_they_need() -> None:
+    seen: set[str] = set()
+    for stage in make_plan(experiment.load(DIGITS)).stages:
+        assert set(stage.after) <= seen
+        seen.add(stage.name)
+
+
+def test_plan_as_json_holds_every_part() -> None:
+    plan = make_plan(experiment.load(DIGITS))
+    tree = json.loads(to_json(plan))
+    assert [len(s["parts"]) for s in tree["stages"]] == [len(s.parts) for s in plan.stages]
+    assert tree["stages"][-1]["name"] == "report"
+
+
+def test_sweep_grid_is_the_product_of_its_values() -> None:
+    phase = experiment.load(DIGITS).sweep.phases["base"]
+    points = phase.grid.points()
+    sizes = [len(v) for v in (phase.grid.checkpoint, phase.grid.guidance_weight, phase.grid.logvar_mix)]
+    assert len(points) == sizes[0] * sizes[1] * sizes[2]
+    assert len({tuple(p.items()) for p in points}) == len(points)
+
+
+def test_arms_without_real_images_ignore_shots() -> None:
+    plan = make_plan(experiment.load(DIGITS, ["classify.shots=[0, 5]", "classify.seeds=[0]"]))
+    arms = [part.args for part in plan.stage("classify").parts]
+    assert {a["shots"] for a in arms if a["mix"] == "generated"} == {0}
+    assert len({tuple(a.items()) for a in arms}) == len(arms)
+
+
+def test_a_study_without_sweep_samples_from_its_settings() -> None:
+    stages = "stages=[prepare, embed, encoder, finetune, sample, report]"
+    plan = make_plan(experiment.load(DIGITS, [stages, "sweep.phases={}"]))
+    assert [s.name for s in plan.stages] == ["prepare", "embed", "encoder", "finetune", "sample", "report"]
+
+
+def test_force_forgets_the_stage_and_what_depends_on_it(tmp_path: pathlib.Path) -> None:
+    plan, run = make_plan(experiment.load(DIGITS)), RunDir(tmp_path)
+    for stage in plan.stages:
+        for part in range(len(stage.parts)):
+            run.part_dir(stage.name, part).mkdir()
+            run.finish(stage.name, part, {"result": {}})
+    local.forget(plan, run, "classify", 3)
+    assert local.select(plan, None, None, run) == [("classify", 3), ("report", 0)]
+    local.forget(plan, run, "sample", None)
+    left = {name for name, _ in local.select(plan, None, None, run)}
+    assert left == {"sample", "score", "classify", "report"}
+
+
+def test_selection_errors(tmp_path: pathlib.Path) -> None:
+    plan, run = make_plan(experiment.load(DIGITS)), RunDir(tmp_path)
+    with pytest.raises(RunError, match="--stage smaple: no such stage in this plan; expected one of prepare"):
+        local.select(plan, "smaple", None, run)
+    with pytest.raises(RunError, match="--part 99: sample has parts 0 to 7"):
+        local.select(plan, "sample", 99, run)
+    with pytest.raises(RunError, match="name one stage"):
+        local.select(plan, None, 3, run)

@@ -1,0 +1,381 @@
+"""Samplers against closed forms: the exact denoiser of Gaussian data must give back the data."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from synthaug import rng
+from synthaug.diffusion import prediction, sampler, schedule
+from synthaug.errors import ConfigError
+from synthaug.experiment import Diffusion, Sampler
+
+KEY = rng.root(0)
+SHAPE = (2, 2, 1)
+COSINE = Diffusion(schedule="cosine", num_timesteps=0)
+DISCRETE = Diffusion(schedule="cosine", num_timesteps=1000)
+PLAIN = Sampler(threshold="none")
+
+# Gaussian data in 2x2 pixels: a mean, and a full covariance by its axes and the variances along them
+MEAN = np.array([0.5, -0.3, 0.1, 0.0])
+AXES = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]
+VARIANCES = np.array([0.02, 0.1, 0.3, 1.0])
+COVARIANCE = AXES * VARIANCES @ AXES.T
+
+for_images = jax.jit(rng.for_images)
+draw_noise = jax.jit(sampler.draw_noise, static_argnums=2)
+run = jax.jit(sampler.sample, static_argnums=(0, 1, 2, 8))
+
+
+@functools.cache  # one function object per process, so that jit compiles once
+def gaussian_denoiser(process: Diffusion):
+    """Returns the exact denoiser of the data above if cond, f32[B], is 1, and a wrong one else."""
+    axes, variances, mean = (jnp.asarray(a, jnp.float32) for a in (AXES, VARIANCES, MEAN[None]))
+
+    def denoise(z_t, time, cond):
+        t = time.astype(jnp.int32) if process.num_timesteps else time / 1000
+        logsnr = schedule.logsnr(process, t)[:, None]
+        alpha, sigma = schedule.signal_noise(logsnr)
+        along = (z_t.reshape(-1, 4) - alpha * mean) @ axes
+        shrunk = cond[:, None] * alpha * variances[None] / (alpha**2 * variances[None] + sigma**2) * along
+        x = (mean + shrunk @ axes.T).reshape(z_t.shape)
+        eps = (z_t - alpha[..., None, None] * x) / sigma[..., None, None]
+        return prediction.target(process.prediction, x, eps, logsnr[..., None, None])
+
+    return denoise
+
+
+def draw(settings, process, steps, num_images, gain=1.0, first=0):
+    """Returns f32[N,4] samples with the denoiser above."""
+    keys, cond = for_images(KEY, first + np.arange(num_images)), np.full(num_images, gain, np.float32)
+    grid, static = schedule.step_grid(process, steps), sampler.static_part(settings)
+    denoise = gaussian_denoiser(process)
+    images = run(denoise, static, process, grid, sampler.knobs(settings), keys, cond, cond, SHAPE)
+    return np.asarray(images, np.float64).reshape(num_images, 4)
+
+
+def exact_variance(settings: Sampler, process: Diffusion, steps: int, variance: float) -> float:
+    """Returns the variance an ideal sampler of `steps` steps gives data of a variance, in float64.
+
+    With the exact denoiser x = gain z_t every step is z_s = a z_t + b x_before + noise, in one dimension.
+    """
+    grid = schedule.step_grid(process, steps)
+    logsnr_t = np.asarray(grid.logsnr_t, np.float64)
+    half = np.append(logsnr_t, np.inf) / 2  # lambda of the DPM-Solver papers
+    covariance = np.diag([1.0, 0.0])  # of (z_t, x_before)
+    for i, (l_t, l_s) in enumerate(zip(logsnr_t, np.append(logsnr_t[1:], np.inf), strict=True)):
+        a_t, s_t, a_s, s_s = (1 / math.sqrt(1 + math.exp(-r)) for r in (l_t, -l_t, l_s, -min(l_s, 700)))
+        gain, gap = a_t * variance / (a_t**2 * variance + s_t**2), math.exp(l_t - l_s)
+        b, new = 0.0, 0.0
+        if settings.solver == "ddpm":
+            a = gap * a_s / a_t + (1 - gap) * a_s * gain
+            mix = settings.logvar_mix
+            new = 0.0 if l_s == np.inf else (1 - gap) * s_s ** (2 - 2 * mix) * s_t ** (2 * mix)
+        elif settings.solver == "ddim":
+            new = settings.eta**2 * (1 - gap) * s_s**2
+            a = a_s * gain + math.sqrt(max(s_s**2 - new, 0)) * (1 - a_t * gain) / s_t
+        else:
+            h = half[i + 1] - half[i]
+            weight = h / (2 * (half[i] - half[i - 1])) if 0 < i < steps - 1 else 0.0
+            a = s_s / s_t + a_s * (1 - math.exp(-h)) * (1 + weight) * gain
+            b = -a_s * (1 - math.exp(-h)) * weight
+        step = np.array([[a, b], [gain, 0.0]])
+        covariance = step @ covariance @ step.T + np.diag([new, 0.0])
+    return covariance[0, 0]
+
+
+def check_moments(samples, mean, covariance, slack=0.0):
+    """Fails if a moment is more than 5 standard errors (plus a share `slack` of the variances) off."""
+    n, variances = len(samples), np.diag(covariance)
+    errors = np.sqrt((np.outer(variances, variances) + covariance**2) / n)
+    allowed = 5 * errors + slack * np.sqrt(np.outer(variances, variances))
+    assert np.all(np.abs(samples.mean(0) - mean) < 5 * np.sqrt(variances / n))
+    assert np.all(np.abs(np.cov(samples.T) - covariance) < allowed)
+
+
+SOLVERS = [
+    dataclasses.replace(PLAIN, solver="ddpm", logvar_mix=0.0),
+    dataclasses.replace(PLAIN, solver="ddpm", logvar_mix=0.3),
+    dataclasses.replace(PLAIN, solver="ddpm", logvar_mix=1.0),
+    dataclasses.replace(PLAIN, solver="ddim", eta=0.0),
+    dataclasses.replace(PLAIN, solver="ddim", eta=0.5),
+    dataclasses.replace(PLAIN, solver="ddim", eta=1.0),
+    dataclasses.replace(PLAIN, solver="dpmpp_2m"),
+]
+
+
+def name(settings):
+    return f"{settings.solver}-{settings.logvar_mix}-{settings.eta}"
+
+
+# -------------------------------------------------------------------------------- mean and covariance
+
+
+@pytest.mark.parametrize("settings", SOLVERS, ids=name)
+def test_few_steps_give_the_moments_that_the_recursion_predicts(settings):
+    """At 24 steps variances are off by up to half; the solver must be off by exactly that."""
+    samples = draw(settings, COSINE, 24, 8192)
+    predicted = np.array([exact_variance(settings, COSINE, 24, v) for v in VARIANCES])
+    check_moments(samples, MEAN, AXES * predicted @ AXES.T)
+    assert not np.allclose(predicted, VARIANCES, rtol=0.02)
+
+
+@pytest.mark.parametrize("settings", SOLVERS, ids=name)
+def test_many_steps_give_the_mean_and_covariance_of_the_data(settings):
+    samples = draw(settings, COSINE, 512, 4096)
+    check_moments(samples, MEAN, COVARIANCE, slack=0.05)
+
+
+@pytest.mark.parametrize("settings", SOLVERS, ids=name)
+def test_the_error_of_the_recursion_vanishes_with_the_steps(settings):
+    off = [
+        max(abs(exact_variance(settings, COSINE, steps, v) / v - 1) for v in VARIANCES)
+        for steps in (24, 128, 512)
+    ]
+    assert off[0] > off[1] > off[2] and off[2] < 0.055
+
+
+@pytest.mark.parametrize("kind", ["v", "x"])
+def test_the_images_do_not_depend_on_what_the_network_predicts(kind):
+    expected = draw(SOLVERS[1], COSINE, 24, 8192)
+    found = draw(SOLVERS[1], dataclasses.replace(COSINE, prediction=kind), 24, 8192)
+    np.testing.assert_allclose(found, expected, atol=5e-3)
+
+
+@pytest.mark.parametrize("process", [DISCRETE, dataclasses.replace(DISCRETE, schedule="linear")], ids=str)
+def test_discrete_time_gives_the_moments_that_the_recursion_predicts(process):
+    predicted = np.array([exact_variance(SOLVERS[1], process, 50, v) for v in VARIANCES])
+    check_moments(draw(SOLVERS[1], process, 50, 8192), MEAN, AXES * predicted @ AXES.T)
+
+
+@pytest.mark.parametrize("settings", SOLVERS, ids=name)
+def test_a_wrong_denoiser_fails_the_check_of_the_moments(settings):
+    samples = draw(settings, COSINE, 24, 8192, gain=0.95)
+    predicted = np.array([exact_variance(settings, COSINE, 24, v) for v in VARIANCES])
+    with pytest.raises(AssertionError):
+        check_moments(samples, MEAN, AXES * predicted @ AXES.T)
+
+
+def test_a_wrong_denoiser_fails_the_check_of_the_moments_after_many_steps():
+    with pytest.raises(AssertionError):
+        check_moments(draw(SOLVERS[1], COSINE, 512, 4096, gain=0.95), MEAN, COVARIANCE, slack=0.05)
+
+
+def test_two_modes_come_out_with_their_shares_and_guidance_leaves_the_boundary():
+    """Two classes at -0.4 and 0.4: unconditional samples are half and half; guidance pushes outward."""
+    means, variance = jnp.array([[-0.4, 0.4]]), 0.04
+
+    def denoise(z_t, time, cond):
+        logsnr = schedule.logsnr(COSINE, time / 1000)[:, None]
+        alpha, sigma = schedule.signal_noise(logsnr)
+        total = alpha**2 * variance + sigma**2
+        away = z_t[:, :, 0, 0] - alpha * means
+        weights = jax.nn.softmax(jnp.log(cond) - away**2 / (2 * total), axis=1)
+        return (sigma / total * jnp.sum(weights * away, axis=1, keepdims=True))[..., None, None]
+
+    def samples(weight):
+        settings = Sampler(threshold="none", solver="ddpm", logvar_mix=0.3, guidance_weight=weight)
+        keys = for_images(KEY, np.arange(4096))
+        cond, null = np.tile(np.float32([0, 1]), (4096, 1)), np.full((4096, 2), 0.5, "f")
+        grid, static = schedule.step_grid(COSINE, 128), sampler.static_part(settings)
+        return run(
+            denoise, static, COSINE, grid, sampler.knobs(settings), keys, cond, null, (1, 1, 1)
+        ).ravel()
+
+    null, conditional, guided = (samples(weight) for weight in (0.0, 0.9999, 3.0))
+    assert float(jnp.mean(null > 0)) == pytest.approx(0.5, abs=5 * 0.5 / 64)
+    assert float(jnp.var(null)) == pytest.approx(0.16 + 0.04, rel=0.08)
+    assert float(jnp.mean(conditional)) == pytest.approx(0.4, abs=5 * 0.2 / 64)
+    assert float(jnp.mean(guided)) > 0.45
+    assert float(jnp.mean(guided < 0.1)) < 0.5 * float(jnp.mean(conditional < 0.1))
+
+
+# ------------------------------------------------------------------------------------------ guidance
+
+
+def test_guidance_weight_one_is_one_pass_and_reads_no_null_conditioning():
+    calls = []
+
+    def denoise(z_t, time, cond):
+        jax.debug.callback(lambda: calls.append((z_t.shape[0], time.shape)))  # each time it runs
+        return gaussian_denoiser(COSINE)(z_t, time, cond)
+
+    def samples(weight, null):
+        calls.clear()
+        settings = dataclasses.replace(PLAIN, guidance_weight=weight)
+        grid, keys = schedule.step_grid(COSINE, 6), for_images(KEY, np.arange(8))
+        images = run(
+            denoise, settings, COSINE, grid, sampler.knobs(settings), keys, np.ones(8, "f"), null, SHAPE
+        )
+        jax.effects_barrier()
+        return images, list(calls)
+
+    unguided, passes = samples(1.0, None)
+    assert passes == [(8, (8,))] * 6
+    unread, passes = samples(1.0, np.full(8, np.nan, "f"))
+    assert passes == [(8, (8,))] * 6
+    np.testing.assert_array_equal(unread, unguided)
+    guided, passes = samples(1.5, np.ones(8, "f"))
+    assert passes == [(16, (16,))] * 6
+    np.testing.assert_allclose(guided, unguided, atol=1e-3)  # both passes agree: nothing to guide
+
+
+def test_a_sweep_over_numbers_compiles_once_and_each_point_counts():
+    compiled = jax.jit(functools.partial(sampler.sample, gaussian_denoiser(COSINE)), static_argnums=(0, 1, 7))
+    grid, keys = schedule.step_grid(COSINE, 6), for_images(KEY, np.arange(8))
+
+    def image(**changes):
+        settings = dataclasses.replace(PLAIN, **changes)
+        static, knobs = sampler.static_part(settings), sampler.knobs(settings)
+        return compiled(static, COSINE, grid, knobs, keys, np.ones(8, "f"), np.zeros(8, "f"), SHAPE)
+
+    images = [image(guidance_weight=w, logvar_mix=m) for w in (1.25, 1.5, 5.0) for m in (0.0, 0.3, 1.0)]
+    assert compiled._cache_size() == 1
+    assert len({np.asarray(i).tobytes() for i in images}) == 9
+    for eta in (0.2, 1.0):
+        image(solver="ddim", eta=eta)
+    assert compiled._cache_size() == 2
+    image(guidance_weight=1.0)
+    assert compiled._cache_size() == 3
+
+
+# -------------------------------------------------------------------------------- laws of the solvers
+
+
+def step_inputs():
+    draws = np.random.default_rng(3)
+    z_t, x, noise = (jnp.asarray(draws.standard_normal((3, *SHAPE)), jnp.float32) for _ in range(3))
+    return z_t, x, noise
+
+
+def test_ddim_with_eta_one_is_ddpm_with_posterior_variance():
+    z_t, x, noise = step_inputs()
+    for logsnr_t, logsnr_s in [(-20.0, -8.0), (-3.0, -2.9), (0.0, 2.0), (5.0, 5.5), (7.0, math.inf)]:
+        ratios = jnp.float32(logsnr_t), jnp.float32(logsnr_s)
+        ancestral = sampler.ddpm_step(z_t, x, *ratios, jnp.float32(0), noise)
+        np.testing.assert_allclose(
+            sampler.ddim_step(z_t, x, *ratios, jnp.float32(1), noise), ancestral, atol=1e-5
+        )
+    np.testing.assert_allclose(
+        draw(SOLVERS[5], COSINE, 24, 8192), draw(SOLVERS[0], COSINE, 24, 8192), atol=2e-3
+    )
+
+
+def test_ddpm_variance_is_the_geometric_mix_of_the_two_bounds():
+    z_t, x, _ = step_inputs()
+    ratios = jnp.float32(-0.4), jnp.float32(1.1)
+    share = 1 - math.exp(-1.5)
+    small, large = share / (1 + math.exp(1.1)), share / (1 + math.exp(-0.4))
+    for mix in (0.0, 0.3, 1.0):
+        one, zero = (
+            sampler.ddpm_step(z_t, x, *ratios, jnp.float32(mix), n * jnp.ones_like(x)) for n in (1.0, 0.0)
+        )
+        np.testing.assert_allclose(one - zero, small ** ((1 - mix) / 2) * large ** (mix / 2), rtol=1e-4)
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.3, 1.0, "per pixel"])
+def test_the_last_step_returns_the_prediction_without_noise(mix):
+    z_t, x, _ = step_inputs()
+    ratios, loud = (jnp.float32(6), jnp.float32(jnp.inf)), jnp.full_like(x, 1e30)
+    mix = jnp.linspace(0, 1, x.size).reshape(x.shape) if mix == "per pixel" else jnp.float32(mix)
+    np.testing.assert_array_equal(sampler.ddpm_step(z_t, x, *ratios, mix, loud), x)
+    np.testing.assert_array_equal(sampler.ddim_step(z_t, x, *ratios, jnp.float32(1), loud), x)
+    np.testing.assert_array_equal(sampler.dpmpp_2m_step(z_t, x, 9 * x, *ratios, jnp.float32(0)), x)
+
+
+def test_extrapolation_is_first_order_at_both_ends():
+    weights = np.asarray(sampler.extrapolation(schedule.step_grid(COSINE, 6)))
+    ratios = np.asarray(schedule.logsnr(COSINE, jnp.arange(6, 0, -1) / 6))
+    steps = np.diff(ratios)
+    np.testing.assert_allclose(weights, [0, *(steps[1:] / (2 * steps[:-1])), 0], rtol=1e-5)
+    assert sampler.extrapolation(schedule.step_grid(COSINE, 1)).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("solver", ["ddpm", "dpmpp_2m"])
+def test_one_step_is_the_prediction_from_pure_noise(solver):
+    settings = dataclasses.replace(PLAIN, solver=solver, eta=1.0)
+    keys = for_images(KEY, np.arange(3))
+    z_1 = draw_noise(keys, 1, SHAPE)
+    logsnr = schedule.logsnr(COSINE, jnp.float32(1.0))
+    expected = prediction.to_x(
+        "eps", z_1, logsnr, gaussian_denoiser(COSINE)(z_1, jnp.full(3, 1000.0), jnp.ones(3))
+    )
+    np.testing.assert_allclose(draw(settings, COSINE, 1, 3), expected.reshape(3, 4), atol=5e-3)
+
+
+def test_an_image_is_the_same_in_any_batch():
+    whole = draw(SOLVERS[1], COSINE, 24, 8192)
+    np.testing.assert_allclose(draw(SOLVERS[1], COSINE, 24, 3, first=4), whole[4:7], atol=1e-4)
+    assert np.min(np.linalg.norm(whole[:99, None] - whole[None, :99], axis=2) + 9 * np.eye(99)) > 1e-3
+
+
+def test_noise_differs_from_step_to_step_and_is_standard_normal():
+    keys = for_images(KEY, np.arange(8192))
+    first, second = (np.asarray(draw_noise(keys, n, SHAPE)).ravel() for n in (0, 1))
+    assert abs(np.corrcoef(first, second)[0, 1]) < 5 / math.sqrt(first.size)
+    assert abs(first.mean()) < 5 / math.sqrt(first.size)
+    assert abs(first.var() - 1) < 5 * math.sqrt(2 / first.size)
+
+
+def test_learned_variance_is_read_per_pixel_from_the_extra_channels():
+    process = dataclasses.replace(COSINE, learned_variance=True)
+    learned = dataclasses.replace(PLAIN, logvar_mix="learned")
+    grid, keys = schedule.step_grid(process, 24), for_images(KEY, np.arange(8))
+    mixes = jnp.array([0.0, 0.3, 0.3, 1.0]).reshape(1, *SHAPE)
+
+    def denoise(z_t, time, cond):
+        alpha, _ = schedule.signal_noise(schedule.logsnr(process, time / 1000)[:, None, None, None])
+        return jnp.concatenate([0.5 * z_t * alpha, 2 * mixes + 0 * z_t - 1], axis=-1)
+
+    def samples(settings):
+        static, knobs = sampler.static_part(settings), sampler.knobs(settings)
+        return run(denoise, static, process, grid, knobs, keys, (), (), SHAPE)
+
+    found = samples(learned).reshape(8, 4)
+    for pixel, mix in enumerate((0.0, 0.3, 0.3, 1.0)):  # this denoiser mixes no pixels
+        alone = samples(dataclasses.replace(PLAIN, logvar_mix=mix)).reshape(8, 4)
+        np.testing.assert_allclose(found[:, pixel], alone[:, pixel], rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_solver_is_refused():
+    with pytest.raises(ConfigError, match="'heun'; expected ddpm, ddim or dpmpp_2m"):
+        draw(dataclasses.replace(PLAIN, solver="heun"), COSINE, 2, 1)
+
+
+# --------------------------------------------------------------------------------------- thresholding
+
+
+def test_static_threshold_clips():
+    x = jnp.array([-3.0, -1.0, 0.2, 1.7]).reshape(1, *SHAPE)
+    np.testing.assert_allclose(sampler.threshold(x, Sampler()).ravel(), [-1, -1, 0.2, 1])
+    assert sampler.threshold(x, PLAIN) is x
+
+
+@pytest.mark.parametrize(("largest", "divisors"), [(1e9, (3.0, 1.0)), (1.5, (1.5, 1.0)), (1.0, (1.0, 1.0))])
+def test_dynamic_threshold_divides_each_image_by_its_own_percentile(largest, divisors):
+    settings = Sampler(threshold="dynamic", threshold_percentile=75, threshold_max=largest)
+    x = jnp.array([[-3.0, 0.5, 3.0, 3.5, 1.0], [0.1, -0.2, 0.3, 0.4, 0.5]]).reshape(2, 5, 1, 1)
+    found = sampler.threshold(x, settings).reshape(2, 5)
+    for image, s in enumerate(divisors):
+        expected = np.clip(np.asarray(x[image]).ravel(), -s, s) / s
+        np.testing.assert_allclose(found[image], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("solver", "threshold"), [("ddpm", "static"), ("ddim", "dynamic"), ("dpmpp_2m", "static")]
+)
+def test_thresholded_images_stay_within_one_for_a_network_far_off(solver, threshold):
+    settings = Sampler(solver=solver, threshold=threshold)
+
+    def denoise(z_t, time, cond):
+        return -5.0 * z_t
+
+    grid, keys = schedule.step_grid(COSINE, 6), for_images(KEY, np.arange(8))
+    images = run(denoise, settings, COSINE, grid, sampler.knobs(settings), keys, (), (), SHAPE)
+    assert np.all(np.isfinite(images)) and np.all(np.abs(images) <= 1)
