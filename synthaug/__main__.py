@@ -68,9 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     report = _verb(verbs, "report", _report, "write the report of a finished study again")
     _add_name(report)
 
-    execute = _verb(
-        verbs, "exec", _exec, "run one part in this process: what a scheduler's job does"
-    )
+    execute = _verb(verbs, "exec", _exec, "run one part in this process: what a scheduler's job does")
     execute.add_argument("run", type=pathlib.Path, metavar="RUN", help="run directory")
     execute.add_argument("--stage", metavar="STAGE", help="stage of the plan")
     execute.add_argument("--part", type=int, default=0, metavar="N", help="part of the stage (0)")

@@ -52,7 +52,7 @@ def read_metrics(path: pathlib.Path) -> dict[int, dict[str, Any]]:
 def stage_times(run: RunDir, stage: Stage) -> Times:
     """Returns the times of all attempts at all parts of a stage."""
     spans: list[tuple[float, float]] = []
-    kept, buckets = 0.0, {}
+    kept, buckets = 0.0, dict[str, float]()
     for part in range(len(stage.parts)):
         attempts = _by_attempt(read_lines(run.part_dir(stage.name, part) / "attempts.jsonl"))
         for i, events in enumerate(attempts):

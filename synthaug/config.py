@@ -68,7 +68,7 @@ class _Loader(yaml.SafeLoader):
 def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[Any, int] = {}
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node)
         line = key_node.start_mark.line + 1
         if key in seen:
             raise ConfigError(f"key {key!r} stands twice, in lines {seen[key]} and {line}; remove one.")
@@ -169,7 +169,7 @@ def build(cls: type[T], tree: Any, where: str, key: str = "") -> T:
     at = f"{where}: {key}" if key else where
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{at} is {_kind(tree)}; expected a mapping with keys {_names(cls)}.")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, cls))}
     for name in tree:
         if name not in fields:
             raise ConfigError(f"{where}: {_join(key, name)}: unknown key{did_you_mean(str(name), fields)}")

@@ -232,7 +232,6 @@ class Score:
     splits: int = knob(10, "equal splits of the Inception Score", at_least=1)
     neighbours: int = knob(3, "k of improved precision and recall", at_least=1)
     max_images: int = knob(10000, "images per set in precision and recall", unit="images", at_least=2)
-    batch_size: int = knob(256, "images encoded at once", unit="images", at_least=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -136,6 +136,13 @@ class RunDir:
         (directory / "done.json").unlink(missing_ok=True)
         shutil.rmtree(directory, ignore_errors=True)
 
+    def forget_shards(self, shards: range) -> None:
+        """Deletes shards of the generated set at every resolution, their markers first."""
+        for folder in (self.path / "sets" / "generated").glob("*"):
+            for shard in shards:
+                (folder / f"shard-{shard:05}.json").unlink(missing_ok=True)
+                (folder / f"shard-{shard:05}.arrayrecord").unlink(missing_ok=True)
+
     # ---------------------------------------------------------------------------- locks
 
     @contextlib.contextmanager

@@ -69,6 +69,8 @@ def outcome(run: pathlib.Path) -> dict[str, Any]:
     losses = {}
     for file in sorted(run.glob("*/metrics.jsonl")):
         steps = read_metrics(file)
-        losses[file.parent.name] = {s: {k: v for k, v in m.items() if k != "attempt"} for s, m in steps.items()}
+        losses[file.parent.name] = {
+            s: {k: v for k, v in m.items() if k != "attempt"} for s, m in steps.items()
+        }
     results = json.loads((run / "report" / "results.json").read_text())
     return {"results": results, "done": done, "shards": shards, "losses": losses}

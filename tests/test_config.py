@@ -89,8 +89,14 @@ def test_exponent_without_a_dot_is_a_number() -> None:
     # PyYAML reads 1e-4 as the text "1e-4".
     found = experiment.load(DIGITS, ["cascade.base4.finetune.optimizer.learning_rate=1e-4"])
     assert found.cascade["base4"].finetune.optimizer.learning_rate == 1e-4
-    found = experiment.load(DIGITS, ["cascade.base4.finetune.num_steps=1e3", "cascade.base4.finetune.saving.keep_steps=[]",
-                                     "sweep.phases={}"])
+    found = experiment.load(
+        DIGITS,
+        [
+            "cascade.base4.finetune.num_steps=1e3",
+            "cascade.base4.finetune.saving.keep_steps=[]",
+            "sweep.phases={}",
+        ],
+    )
     assert found.cascade["base4"].finetune.num_steps == 1000
 
 
@@ -176,7 +182,11 @@ def _knobs(cls: type, key: str = "") -> list[tuple[str, dataclasses.Field]]:
     found = []
     for field in dataclasses.fields(cls):
         name = f"{key}.{field.name}" if key else field.name
-        found += _knobs(hints[field.name], name) if dataclasses.is_dataclass(hints[field.name]) else [(name, field)]
+        found += (
+            _knobs(hints[field.name], name)
+            if dataclasses.is_dataclass(hints[field.name])
+            else [(name, field)]
+        )
     return found
 
 

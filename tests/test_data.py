@@ -275,11 +275,12 @@ def test_set_gives_back_what_was_written(tmp_path):
 
 def test_more_shards_than_files_may_be_open(tmp_path):
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    in_use = max(map(int, os.listdir("/proc/self/fd")))
+    in_use = set(map(int, os.listdir("/proc/self/fd")))
+    free = [number for number in range(1000) if number not in in_use]
     for index in range(80):
         write(tmp_path, index, index, 1)
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 60, limit[1]))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free[50], limit[1]))
         assert len(shards.open_set(tmp_path, 80).load()[0]) == 80
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)

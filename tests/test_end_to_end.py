@@ -142,7 +142,9 @@ def test_a_differing_rerun_is_refused(finished: pathlib.Path) -> None:
 def test_one_part_can_be_redone_with_the_same_result(finished: pathlib.Path) -> None:
     before = study.outcome(finished)
     runs = str(finished.parent)
-    done = study.synthaug("run", str(study.TINY), "--runs", runs, "--stage", "score", "--part", "3", "--force")
+    done = study.synthaug(
+        "run", str(study.TINY), "--runs", runs, "--stage", "score", "--part", "3", "--force"
+    )
     assert done.returncode == 0, done.stderr
     assert "not finished yet: report" in done.stdout
     done = study.synthaug("run", str(study.TINY), "--runs", runs, "--quiet")

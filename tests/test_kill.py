@@ -34,9 +34,7 @@ def workers_of(run: pathlib.Path) -> list[int]:
     return found
 
 
-def test_killed_study_equals_the_one_left_alone(
-    tmp_path: pathlib.Path, reference_run: pathlib.Path
-) -> None:
+def test_killed_study_equals_the_one_left_alone(tmp_path: pathlib.Path, reference_run: pathlib.Path) -> None:
     """SIGKILL to the command, to a worker, and each kind of stop request, at seeded random moments."""
     chance = random.Random(20261121)
     run = tmp_path / "tiny"

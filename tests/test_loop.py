@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -124,28 +125,25 @@ def test_finished_run_is_not_trained_further(tmp_path):
     assert int(state["step"]) == 10 and again.events == [] and again.logs == []
 
 
-def test_order_of_a_step_is_update_evaluate_save_stop(tmp_path):
-    run = Run(tmp_path, num_steps=8, log_every=1)
+def test_order_of_a_step_is_update_log_evaluate_save(tmp_path):
     order = []
 
     def evaluate(state):
-        order.append(f"evaluate {int(state['step'])}")
-        assert f"{int(state['step'])}" not in os.listdir(tmp_path), "saved before it was scored"
-        if len(order) > 4:
-            run.stop.request("SIGTERM")
-        return {"best": 1.0, "val": 2.0}
+        step = int(state["step"])
+        order.append(f"evaluate {step}")
+        assert str(step) not in os.listdir(tmp_path), "saved before it was scored"
+        return {"score": 1.0}
 
-    run(
+    Run(tmp_path, num_steps=5, every=3, log_every=1)(
         evaluate=evaluate,
         progress=lambda step, total: order.append(f"update {step}"),
-        log=lambda step, values: order.append(f"{'score' if 'val' in values else 'log'} {step}"),
+        log=lambda step, values: order.append(f"{'score' if 'score' in values else 'log'} {step}"),
     )
     # metrics come one logging step late, but before the score of their own step
-    assert order[:9] == [
-        *("update 1", "log 1", "update 2", "log 2", "update 3", "log 3", "update 4"),
-        *("log 4", "evaluate 4"),
+    assert order == [
+        *("update 1", "log 1", "update 2", "log 2", "update 3", "log 3", "evaluate 3", "score 3"),
+        *("update 4", "log 4", "update 5", "log 5", "evaluate 5", "score 5"),
     ]
-    assert order[9:11] == ["score 4", "update 5"]
 
 
 def test_score_is_saved_and_the_best_checkpoint_stays(tmp_path):
@@ -354,7 +352,7 @@ def test_training_time_is_attributed(tmp_path):
     run = Run(tmp_path)
 
     def slow(step):
-        time.sleep(0.02)
+        time.sleep(0.03)
         return batch_at(step)
 
     def evaluate(state):
@@ -366,17 +364,15 @@ def test_training_time_is_attributed(tmp_path):
     buckets, wall = clock.buckets(), time.monotonic() - begin
     assert sum(buckets.values()) == pytest.approx(wall, abs=0.05)
     assert set(buckets) == {"other", "data", "compile", "step", "evaluate", "save"}
-    assert buckets["evaluate"] >= 0.09 and buckets["data"] >= 0.1
+    assert buckets["evaluate"] >= 0.09 and buckets["data"] >= 0.06
     assert buckets["compile"] > buckets["step"], "the first update holds the compilation"
 
 
-def test_login_node_modules_start_without_jax():
-    names = ["clock", "preemption", "digest", "steps"]
-    code = "; ".join(
-        ["import sys", *(f"import synthaug.train.{n}" for n in names), "print('jax' in sys.modules)"]
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout == "False\n"
+def test_verifying_checkpoints_needs_no_jax():
+    code = "import sys, synthaug.train.digest, synthaug.train.steps; print('jax' in sys.modules)"
+    root = pathlib.Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 # ------------------------------------------------------------------------------------------- optimisers
@@ -384,10 +380,15 @@ def test_login_node_modules_start_without_jax():
 
 def one_update(settings, params, grads, num_steps=100, count=1):
     tx = build_optimizer(settings, num_steps)
-    opt = tx.init(params)
-    for _ in range(count):
+
+    @jax.jit
+    def step(params, opt):
         updates, opt = tx.update(grads, opt, params)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), opt
+
+    opt = jax.jit(tx.init)(params)
+    for _ in range(count):
+        params, opt = step(params, opt)
     return params
 
 
@@ -430,10 +431,10 @@ def test_adafactor_is_optax_default_without_decay():
     params = {"kernel": jax.random.normal(jax.random.key(0), (130, 140))}
     grads = {"kernel": jax.random.normal(jax.random.key(1), (130, 140))}
     tx = optax.adafactor(0.01)
-    updates, _ = tx.update(grads, tx.init(params), params)
-    np.testing.assert_array_equal(
-        one_update(settings, params, grads)["kernel"], params["kernel"] + updates["kernel"]
-    )
+    updates, _ = jax.jit(tx.update)(grads, jax.jit(tx.init)(params), params)
+    new = one_update(settings, params, grads)
+    np.testing.assert_allclose(new["kernel"], params["kernel"] + updates["kernel"], rtol=0, atol=1e-6)
+    assert float(jnp.max(jnp.abs(updates["kernel"]))) > 1e-3
     still = one_update(settings, params, jax.tree.map(jnp.zeros_like, grads))
     np.testing.assert_array_equal(still["kernel"], params["kernel"])
 

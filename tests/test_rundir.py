@@ -34,7 +34,7 @@ def test_a_phase_order_of_its_own_is_a_difference(tmp_path: pathlib.Path) -> Non
     run = RunDir(tmp_path / "digits")
     small = "sweep.phases.enlarge.num_images=300"
     run.create(experiment.load(DIGITS, [small]))
-    with pytest.raises(RunError, match="sweep.order"):
+    with pytest.raises(RunError, match=r"sweep\.order"):
         run.create(experiment.load(DIGITS, [small, "sweep.order=[guidance, base, enlarge]"]))
 
 
@@ -52,7 +52,10 @@ def test_no_run_here(tmp_path: pathlib.Path) -> None:
 
 def test_second_holder_is_told_who_the_first_is(tmp_path: pathlib.Path) -> None:
     run = RunDir(tmp_path)
-    code = f"import pathlib; from synthaug.rundir import RunDir\nwith RunDir(pathlib.Path({str(tmp_path)!r})).hold(): pass"
+    code = (
+        "import pathlib; from synthaug.rundir import RunDir\n"
+        f"with RunDir(pathlib.Path({str(tmp_path)!r})).hold(): pass"
+    )
     with run.hold():
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert f"held by process {os.getpid()} on " in done.stderr

@@ -144,7 +144,7 @@ def step_grid(settings: Diffusion, num_sampling_steps: int, subset: Sequence[int
         raise ConfigError("step_grid: subset given for continuous time; expected num_timesteps > 0; omit it.")
     else:
         t = jnp.asarray(1 - np.arange(num_sampling_steps) / num_sampling_steps, jnp.float32)
-    ratios = logsnr(settings, t)
+    ratios = jax.jit(logsnr, static_argnums=0)(settings, t)  # else a program for every operation
     clean = jnp.full(1, jnp.inf, jnp.float32)
     return StepGrid(network_time(settings, t), ratios, jnp.concatenate([ratios[1:], clean]))
 

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,6 +69,12 @@ def forget(plan: Plan, run: RunDir, stage: str, part: int | None) -> None:
             for i in range(len(s.parts)):
                 if s.name not in names or part is None or i == part:
                     run.forget(s.name, i)
+                    if s.verb == "sample":
+                        first = s.parts[i].args["shard"]
+                        run.forget_shards(range(first, first + s.parts[i].args["num_shards"]))
+    if "prepare" in stale:
+        shutil.rmtree(run.path / "sets", ignore_errors=True)
+        run.manifest.unlink(missing_ok=True)
 
 
 @dataclasses.dataclass

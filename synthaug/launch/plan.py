@@ -74,10 +74,8 @@ def make_plan(experiment: Experiment) -> Plan:
     if "sweep" in experiment.stages:
         stages += _sweep_stages(experiment)
     last_choice = tuple(s.name for s in stages if s.verb == "choose")[-1:]
-    parts = num_sample_parts(experiment)
-    stages.append(
-        Stage("sample", "sample", ARRAY, (*last_choice, "finetune"), tuple(Part({}) for _ in range(parts)))
-    )
+    samples = tuple(Part(a) for a in sample_args(experiment))
+    stages.append(Stage("sample", "sample", ARRAY, (*last_choice, "finetune"), samples))
     if "score" in experiment.stages:
         scores = tuple(Part(a) for a in score_args(experiment))
         stages.append(Stage("score", "score", ARRAY, ("sample", "encoder"), scores))
@@ -106,10 +104,10 @@ def num_sample_shards(experiment: Experiment, num_train: int) -> int:
     return math.ceil(experiment.sample.copies * num_train / experiment.sample.shard_size)
 
 
-def num_sample_parts(experiment: Experiment) -> int:
-    """Returns the jobs of the sample stage."""
-    shards = num_sample_shards(experiment, experiment.data.num_train)
-    return math.ceil(shards / experiment.sample.shards_per_part)
+def sample_args(experiment: Experiment) -> list[dict[str, Any]]:
+    """Returns one sample job per range of shards."""
+    total, size = num_sample_shards(experiment, experiment.data.num_train), experiment.sample.shards_per_part
+    return [{"shard": i, "num_shards": min(size, total - i)} for i in range(0, total, size)]
 
 
 def score_args(experiment: Experiment) -> list[dict[str, Any]]:

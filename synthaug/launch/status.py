@@ -11,7 +11,7 @@ from synthaug.rundir import RunDir
 
 def read_status(run: RunDir, plan: Plan) -> dict[str, Any]:
     """Returns the state of a run as plain data: parts finished per stage, attempts, seconds, goodput."""
-    stages = []
+    stages: list[dict[str, Any]] = []
     for stage in plan.stages:
         done = [run.is_done(stage.name, part) for part in range(len(stage.parts))]
         times = stage_times(run, stage)

@@ -1,4 +1,4 @@
-"""Turns flax modules into pure functions over plain nested dicts; the only file that splits and merges modules."""
+"""Turns flax modules into pure functions over nested dicts; the only file that splits and merges modules."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def abstract(model: Model) -> Weights:
 
 
 def count_parameters(tree: Any) -> int:
-    """Returns the number of elements in a tree of arrays or ShapeDtypeStructs, e.g. of `weights["params"]`."""
+    """Returns the number of elements in a tree of arrays or their shapes, e.g. of `weights["params"]`."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
@@ -85,7 +85,10 @@ def hash_weights(tree: Any) -> str:
         False
     """
     digest = hashlib.sha256()
-    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    leaves = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
     for path in sorted(leaves):
         array = np.ascontiguousarray(leaves[path])
         digest.update(f"{path} {array.dtype} {leaves[path].shape}\n".encode())

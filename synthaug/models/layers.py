@@ -122,7 +122,7 @@ class GroupNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(channels))
 
     def __call__(self, x: jax.Array, modulation: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
-        """Returns norm(x) * (1 + scale) + shift for x f32[B,H,W,C] and modulation = (scale, shift) f32[B,C]."""
+        """Returns norm(x) * (1 + scale) + shift; x is f32[B,H,W,C], modulation (scale, shift) f32[B,C]."""
         centred = x - self._by_group(x.mean(axis=(1, 2)))[:, None, None, :]
         variance = self._by_group(jnp.square(centred).mean(axis=(1, 2)))
         gain = jax.lax.rsqrt(variance + 1e-5) * self.scale[...][None, :]  # f32[B,C]
@@ -182,7 +182,7 @@ class MLP(nnx.Module):
 
 
 class TextPool(nnx.Module):
-    """Attention pooling of text: the mean token asks, it and all tokens answer (Imagen App. F; DeepFloyd IF)."""
+    """Attention pooling of text: the mean token asks, it and all tokens answer (DeepFloyd IF)."""
 
     def __init__(self, width: int, out: int, *, head_dim: int, rngs: nnx.Rngs):
         self.num_heads = max(1, width // head_dim)

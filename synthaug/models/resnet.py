@@ -16,6 +16,20 @@ def batch_norm(channels: int, *, zero: bool = False, rngs: nnx.Rngs) -> nnx.Batc
     return nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, scale_init=start, rngs=rngs)
 
 
+class Shortcut(nnx.Module):
+    """A normalised 1x1 convolution, where a block changes the shape."""
+
+    def __init__(self, channels: int, out_channels: int, *, stride: int, rngs: nnx.Rngs):
+        self.conv = nnx.Conv(
+            channels, out_channels, (1, 1), stride, use_bias=False, kernel_init=lecun_normal, rngs=rngs
+        )
+        self.norm = batch_norm(out_channels, rngs=rngs)
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Returns f32[B,H/s,W/s,C'] of x f32[B,H,W,C]."""
+        return self.norm(self.conv(x), use_running_average=not train)
+
+
 class BasicBlock(nnx.Module):
     """Two 3x3 convolutions beside a shortcut; the last scale starts at 0 (Goyal et al. 2017)."""
 
@@ -25,25 +39,18 @@ class BasicBlock(nnx.Module):
         self.norm0 = batch_norm(out_channels, rngs=rngs)
         self.conv1 = conv3x3(out_channels, out_channels, bias=False, rngs=rngs)
         self.norm1 = batch_norm(out_channels, zero=True, rngs=rngs)
-        self.shortcut: nnx.Conv | None = None
-        self.shortcut_norm: nnx.BatchNorm | None = None
-        if stride != 1 or channels != out_channels:
-            self.shortcut = nnx.Conv(
-                channels, out_channels, (1, 1), stride, use_bias=False, kernel_init=lecun_normal, rngs=rngs
-            )
-            self.shortcut_norm = batch_norm(out_channels, rngs=rngs)
+        direct = stride == 1 and channels == out_channels
+        self.shortcut = None if direct else Shortcut(channels, out_channels, stride=stride, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Returns f32[B,H/s,W/s,C'] of x f32[B,H,W,C]."""
         h = nnx.relu(self.norm0(self.conv0(x), use_running_average=not train))
         h = self.norm1(self.conv1(h), use_running_average=not train)
-        if self.shortcut is not None:
-            x = self.shortcut_norm(self.shortcut(x), use_running_average=not train)
-        return nnx.relu(x + h)
+        return nnx.relu(h + (x if self.shortcut is None else self.shortcut(x, train=train)))
 
 
 class ResNet(nnx.Module):
-    """A 3x3 stem, stages of basic blocks that double the channels and halve the side, average pooling, a head."""
+    """A 3x3 stem, stages that double the channels and halve the side, average pooling, a head."""
 
     def __init__(self, settings: experiment.Classifier, *, channels: int, num_classes: int, rngs: nnx.Rngs):
         self.settings = settings

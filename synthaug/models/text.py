@@ -1,4 +1,4 @@
-"""The frozen text encoder: a byte-level transformer with seeded random weights, so that nothing is downloaded."""
+"""The frozen text encoder: a byte-level transformer whose weights come from a seed, not from a download."""
 
 from __future__ import annotations
 

@@ -27,7 +27,8 @@ def section(report: Report) -> Section:
     """Returns the CAS table with the paper's Table 2 beneath it."""
     rows = [row for row in report.rows("classify") if row["shots"] == 0 or row["mix"] == "generated"]
     if not any(row["mix"] == "generated" for row in rows):
-        return missing_section("cas", TITLE, "no classifier was trained on generated images alone.")
+        otherwise = "no classifier was trained on generated images alone."
+        return missing_section("cas", TITLE, report.why_not("classify", "generated", otherwise))
     used = [row for row in rows if row["mix"] in ("real", "generated")]
     text = (
         "A classifier is trained on one set only and tested on real validation images. CAS is its accuracy "

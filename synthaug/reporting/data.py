@@ -84,3 +84,14 @@ class Report:
     def rows(self, kind: str) -> list[Row]:
         """Returns the lines of one kind ("sweep", "score", "classify") that were run."""
         return [row for row in self.results[kind] if "not_run" not in row]
+
+    def why_not(self, kind: str, mix: str, otherwise: str) -> str:
+        """Returns the reasons of the lines that were not run, or `otherwise` if none was even planned.
+
+        Args:
+            kind: sweep, score or classify.
+            mix: only lines of this training set count; empty for any.
+            otherwise: the reason if there is no such line.
+        """
+        lost = [row for row in self.results[kind] if "not_run" in row and (not mix or row["mix"] == mix)]
+        return "; ".join(dict.fromkeys(str(row["not_run"]) for row in lost)) or otherwise

@@ -166,10 +166,12 @@ def remark(report: Report) -> str:
     encoders = sorted({row["encoder"] for row in report.rows("score") + report.rows("sweep")})
     if encoders and all(name.startswith("inception") for name in encoders):
         return f"Features: {', '.join(encoders)}; {plural(len(report.class_names), 'class')}."
-    named = f" ({', '.join(encoders)})" if encoders else ""
+    size = f"Toy size: {plural(len(report.class_names), 'class')}"
+    if not encoders:
+        return f"{size}; these accuracies compare with each other, not with published ones."
     return (
-        f"Toy size: {plural(len(report.class_names), 'class')}, and the encoder behind FID, Inception Score, "
-        f"precision and recall is a classifier trained on this study's real images{named}, not Inception. "
+        f"{size}, and the encoder behind FID, Inception Score, "
+        f"precision and recall is a classifier trained on this study's real images ({', '.join(encoders)}), not Inception. "
         "These numbers compare with each other; they do not compare with published FID or accuracy."
     )
 

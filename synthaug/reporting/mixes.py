@@ -28,8 +28,8 @@ def section(report: Report) -> Section:
     """Returns real / generated / real+generated for every classifier and number of copies."""
     title, rows = "Real, generated, both", report.rows("classify")
     if not any(row["mix"] == "real+generated" and row["shots"] == 0 for row in rows):
-        reason = "no classifier was trained on all real images and generated images together."
-        return missing_section("mixes", title, reason)
+        otherwise = "no classifier was trained on all real images and generated images together."
+        return missing_section("mixes", title, report.why_not("classify", "real+generated", otherwise))
     full = [row for row in rows if row["shots"] == 0 or row["mix"] == "generated"]
     lines = [line for arm in arms(full) for line in _lines(full, arm, 0, [Cell(arm_name(arm, arms(full)))])]
     caption = (

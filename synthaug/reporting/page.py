@@ -168,13 +168,14 @@ def _gallery(gallery: Gallery) -> str:
 
 def _strip(strip: Strip, gallery: Gallery) -> str:
     zoom = max(1, round(MIN_IMAGE / gallery.pixels_per_image))
+    look = _class("enlarged" if zoom > 1 else "")
     cells = [f'<div class="class">{escape(strip.class_name)}</div>']
     images = (("real", strip.real, strip.real_width), ("generated", strip.generated, strip.generated_width))
     for kind, png, width in images:
         data = base64.b64encode(png).decode("ascii")
         alt = f"{kind} images of class {escape(strip.class_name)}"
         cells.append(
-            f'<div class="strip" data-kind="{kind}"><img alt="{alt}" width="{width * zoom}" '
+            f'<div class="strip" data-kind="{kind}"><img{look} alt="{alt}" width="{width * zoom}" '
             f'height="{gallery.pixels_per_image * zoom}" src="data:image/png;base64,{data}"></div>'
         )
     return "".join(cells)

@@ -74,8 +74,8 @@ def _lost(rows: Sequence[tuple[str, Row]]) -> Table:
     lines = []
     for kind, row in rows:
         what = ", ".join(f"{k} {setting(v)}" for k, v in row.items() if k != "not_run" and v is not None)
-        lines.append(Line([Cell(kind), Cell(what), Cell("not run"), Cell(str(row["not_run"]))]))
-    columns = [Column(name, numeric=False) for name in ("stage", "line", "", "reason")]
+        lines.append(Line([Cell(kind), Cell(what), Cell(f"not run: {row['not_run']}")]))
+    columns = [Column(name, numeric=False) for name in ("stage", "line", "reason")]
     return Table(columns, lines, "Lines that were planned and not run.")
 
 

@@ -56,7 +56,7 @@ def _caption(grid: SampleGrid, shown: Sequence[int], side: int) -> str:
     which = (
         f"All {total} classes" if len(shown) == total else f"{len(shown)} of {total} classes, evenly spaced,"
     )
-    size = "enlarged without smoothing" if side == grid.generated.shape[2] else f"reduced to {side} px"
+    size = "without smoothing" if side == grid.generated.shape[2] else f"reduced to {side} px"
     return (
         f"{which} at {grid.resolution} px: real training images on the left, generated images on the right; "
         f"the first of each class, not selected, {size}."

@@ -15,7 +15,8 @@ def section(report: Report) -> Section:
     """Returns the score table and the paper's Table 1 beneath it."""
     rows = report.rows("score")
     if not rows:
-        return missing_section("scores", "Image quality", "the study has no score stage, so there is no FID.")
+        reason = report.why_not("score", "", "the study has no score stage, so there is no FID.")
+        return missing_section("scores", "Image quality", reason)
     published = Details("The paper's Table 1, for orientation", [_published()])
     return Section("scores", "Image quality", [_table(rows), published])
 

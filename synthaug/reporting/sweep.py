@@ -35,7 +35,8 @@ def section(report: Report) -> Section:
     """Returns a figure and a table per phase."""
     rows = report.rows("sweep")
     if not rows:
-        reason = "the study has no sweep; sampling used the settings of its job file."
+        otherwise = "the study has no sweep; sampling used the settings of its job file."
+        reason = report.why_not("sweep", "", otherwise)
         return missing_section("sweep", "Sampling settings", reason)
     blocks: list[Block] = [
         Text(

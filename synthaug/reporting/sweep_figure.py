@@ -123,7 +123,7 @@ def _knob_panel(axis: Any, rows: Sequence[Row], knob: str) -> None:
     _ring(axis, rows, knob, "fid", 1.0)
     axis.set_xlabel(AXES[knob])
     axis.set_ylabel("FID (lower is better)")
-    axis.set_title(f"FID against {AXES[knob].split(',')[0]}")
+    axis.set_title(f"FID against {AXES[knob].split(',')[0].removesuffix(' level')}")
     _pad(axis)
 
 

@@ -69,9 +69,13 @@ class Job:
 
     # ------------------------------------------------------------------------- reports
 
+    def note(self, text: str) -> None:
+        """Writes a line to the part's log."""
+        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
     def say(self, text: str) -> None:
         """Writes a line to the part's log and to whoever watches."""
-        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        self.note(text)
         self._send({"kind": "say", "text": f"{self.stage} {self.part}: {text}"})
 
     def resumed(self, done: int) -> None:
@@ -89,7 +93,7 @@ class Job:
             self._event("beat")
         if now - self._last_line > self.site.log_interval:
             self._last_line = now
-            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {done} of {total} {unit}\n")
+            self.note(f"{done} of {total} {unit}")
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Writes one line of metrics.jsonl."""

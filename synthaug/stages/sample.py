@@ -29,8 +29,8 @@ def run(job: Job) -> dict[str, Any]:
         sampling = chosen_sampler(job.run, settings, name)
         generators.append(load_generator(job.run, settings, name, sampling))
     total = num_sample_shards(settings, job.result("prepare")["num_train"])
-    first = job.part * settings.sample.shards_per_part
-    mine = range(first, min(first + settings.sample.shards_per_part, total))
+    first = job.args["shard"]
+    mine = range(first, min(first + job.args["num_shards"], total))  # fewer if corrupt images were left out
     num_images = sum(len(plan.range_of(shard)) for shard in mine) * len(generators)
     done, shards = 0, []
     for shard in mine:
@@ -74,7 +74,7 @@ def _one_shard(
     """
     directory = job.run.set_dir("generated", generator.model.resolution)
     done, total = position
-    if there := open_shard(directory, shard):
+    if there := open_shard(directory, shard, made_by=hashes):
         job.progress(done + len(there), total, "images")
         return there.load()[0], there.shards[0]
     indices = np.asarray(plan.range_of(shard))

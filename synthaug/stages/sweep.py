@@ -57,7 +57,8 @@ def run(job: Job) -> dict[str, Any]:
 def _images(job: Job, phase: experiment.Phase, generator: Generator) -> tuple[np.ndarray, np.ndarray]:
     """Returns (u8[N,H,W,C], i32[N]), made now or read from an earlier attempt."""
     directory = job.directory / "images"
-    if there := open_shard(directory, 0):
+    hashes = {"settings": generator.settings_sha256, "weights": generator.weights_sha256}
+    if there := open_shard(directory, 0, made_by=hashes):
         return there.load()
     table = sets.class_table(job.run)
     order = image_order([entry.train for entry in table.entries])
@@ -78,7 +79,6 @@ def _images(job: Job, phase: experiment.Phase, generator: Generator) -> tuple[np
         ({"class_key": table.entries[k].key, "class_index": int(k)}, image)
         for k, image in zip(labels, images, strict=True)
     ]
-    hashes = {"settings": generator.settings_sha256, "weights": generator.weights_sha256}
     with job.clock.measure("save"):
         write_shard(directory, 0, 0, records, attempt=job.attempt, **hashes)
     return images, labels.astype(np.int32)

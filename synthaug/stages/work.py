@@ -60,7 +60,7 @@ def run_part(
         try:
             result = VERBS[stage.verb](job)
         except BaseException as error:
-            job.say(f"ended: {error}" if isinstance(error, SynthaugError) else traceback.format_exc())
+            job.note(f"ended: {error}" if isinstance(error, SynthaugError) else traceback.format_exc())
             job.end("interrupted" if isinstance(error, Interrupted) else "failed")
             raise
         last = job.end("finished")
