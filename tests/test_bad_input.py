@@ -46,7 +46,17 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
 
 def run_folder(folder: pathlib.Path, *more: str) -> str:
     runs = str(folder.parent / "runs")
-    words = ["run", str(study.TINY), "--runs", runs, *SMALL, f"data.path={folder}", *more, "--stage", "prepare"]
+    words = [
+        "run",
+        str(study.TINY),
+        "--runs",
+        runs,
+        *SMALL,
+        f"data.path={folder}",
+        *more,
+        "--stage",
+        "prepare",
+    ]
     return refused(*words)
 
 
@@ -141,7 +151,9 @@ def test_full_disk(tmp_path: pathlib.Path) -> None:
     """A file system of 200 kB: the stage stops with one line, and nothing half-written counts."""
     mount = tmp_path / "disk"
     mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(mount)], check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(mount)], check=False
+    ).returncode:
         pytest.skip("may not mount a tmpfs")
     try:
         text = refused("run", str(study.TINY), "--runs", str(mount))
@@ -156,7 +168,11 @@ def test_non_finite_loss_stops_and_keeps_the_last_checkpoint(
 ) -> None:
     """A learning rate of 1e30 breaks the encoder's training within steps; the message names them."""
     runs = tmp_path
-    words = ["name=broken", "score.encoder.optimizer.learning_rate=1e30", "score.encoder.optimizer.grad_clip=0"]
+    words = [
+        "name=broken",
+        "score.encoder.optimizer.learning_rate=1e30",
+        "score.encoder.optimizer.grad_clip=0",
+    ]
     cache = runs / "broken" / "cache"
     assert not cache.exists()
     line = ["run", str(study.TINY), "--runs", str(runs), *words]

@@ -20,7 +20,7 @@ import pytest
 from synthaug import rng
 from synthaug.errors import ConfigError, Interrupted, RunError, TrainingError
 from synthaug.experiment import Optimizer, Saving
-from synthaug.train import ema, steps
+from synthaug.train import ema, loop, steps
 from synthaug.train.checkpoint import Checkpoints, load_weights
 from synthaug.train.clock import Clock
 from synthaug.train.loop import fit, start
@@ -185,26 +185,24 @@ def test_error_in_a_batch_surfaces(tmp_path):
     assert steps.listed(tmp_path) == [4]
 
 
-def test_host_runs_at_most_a_few_updates_ahead_of_the_device(tmp_path):
-    finished = []
+def test_host_runs_at_most_two_updates_ahead_of_the_device(tmp_path, monkeypatch):
+    waited = []
 
-    def slow(x):
-        time.sleep(0.02)
-        finished.append(1)
-        return x
+    class Flag:
+        def __init__(self, step):
+            self.step = step
 
-    @jax.jit
-    def update(state, batch, key):
-        loss = jax.pure_callback(slow, jax.ShapeDtypeStruct((), jnp.float32), state["params"]["w"][0])
-        params = {"w": state["params"]["w"] + loss}
-        state = {**state, "params": params, "step": state["step"] + 1}
-        return state, {"loss": loss, "grad_norm": loss}
+        def block_until_ready(self):
+            waited.append(self.step)
 
-    lead = []
-    Run(tmp_path, num_steps=8, every=100, log_every=100)(
-        update=update, progress=lambda step, total: lead.append(step - len(finished))
-    )
-    assert max(lead) <= 3, lead
+        def __int__(self):
+            return 0
+
+    monkeypatch.setattr(loop, "_first_broken", lambda broken, step, loss, grad_norm: Flag(step))
+    ahead = []
+    Run(tmp_path, num_steps=8)(progress=lambda step, total: ahead.append(step - len(waited)))
+    assert ahead == [1, 2, 2, 2, 2, 2, 2, 2]
+    assert waited == [1, 2, 3, 4, 5, 6]
 
 
 def test_place_is_applied_to_every_batch(tmp_path):
@@ -221,7 +219,7 @@ def test_place_is_applied_to_every_batch(tmp_path):
 def test_failed_save_stops_the_run_with_its_reason(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    with pytest.raises(RunError, match="4: cannot be written: Not a directory"):
+    with pytest.raises(RunError, match=r"4: cannot be written \(Not a directory\)"):
         Run(blocked / "checkpoints")()
 
 
@@ -359,13 +357,19 @@ def test_training_time_is_attributed(tmp_path):
         time.sleep(0.03)
         return {}
 
+    compiled = make_update(loss_fn, TX, ema_decay=0.9)
+
+    def update(*args):
+        time.sleep(0.01)
+        return compiled(*args)
+
     begin = time.monotonic()
-    run(slow, evaluate=evaluate, clock=(clock := Clock()))
+    run(slow, update, evaluate=evaluate, clock=(clock := Clock()))
     buckets, wall = clock.buckets(), time.monotonic() - begin
     assert sum(buckets.values()) == pytest.approx(wall, abs=0.05)
     assert set(buckets) == {"other", "data", "compile", "step", "evaluate", "save"}
     assert buckets["evaluate"] >= 0.09 and buckets["data"] >= 0.06
-    assert buckets["compile"] > buckets["step"], "the first update holds the compilation"
+    assert buckets["step"] >= 0.09 and buckets["compile"] >= 0.05
 
 
 def test_verifying_checkpoints_needs_no_jax():

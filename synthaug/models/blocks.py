@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from synthaug import experiment, rng
-from synthaug.models.layers import GroupNorm, attend, conv3x3, double, dropout, halve, linear
+from synthaug.models.layers import Conv3x3, GroupNorm, attend, double, dropout, halve, linear
 
 Resample = Literal["none", "down", "up"]
 
@@ -20,6 +20,29 @@ class Context(NamedTuple):
     embedding: jax.Array
     text: jax.Array
     text_mask: jax.Array
+
+
+class TextPool(nnx.Module):
+    """Attention pooling of text: the mean token asks, it and all tokens answer (DeepFloyd IF)."""
+
+    def __init__(self, width: int, out: int, *, head_dim: int, rngs: nnx.Rngs):
+        self.num_heads = max(1, width // head_dim)
+        inner = self.num_heads * head_dim
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        # Without bias: one added to all keys alike cancels in the softmax and could never be learned.
+        self.query = linear(width, inner, bias=False, rngs=rngs)
+        self.key_value = linear(width, 2 * inner, bias=False, rngs=rngs)
+        self.out = linear(inner, out, rngs=rngs)
+
+    def __call__(self, text: jax.Array, mask: jax.Array) -> jax.Array:
+        """Returns f32[B,out] of text f32[B,L,D] and mask bool[B,L]; finite for a mask that is all False."""
+        tokens = self.norm(text)
+        kept = mask[:, :, None].astype(tokens.dtype)
+        mean = (tokens * kept).sum(axis=1, keepdims=True) / jnp.maximum(kept.sum(axis=1, keepdims=True), 1.0)
+        key, value = jnp.split(self.key_value(jnp.concatenate([mean, tokens], axis=1)), 2, axis=-1)
+        seen = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
+        pooled = attend(self.query(mean), key, value, num_heads=self.num_heads, mask=seen)
+        return self.out(pooled[:, 0])
 
 
 class ResBlock(nnx.Module):
@@ -36,10 +59,10 @@ class ResBlock(nnx.Module):
     ):
         self.dropout, self.resample = settings.dropout, resample
         self.norm0 = GroupNorm(channels, settings.norm_groups, rngs=rngs)
-        self.conv0 = conv3x3(channels, out_channels, rngs=rngs)
+        self.conv0 = Conv3x3(channels, out_channels, rngs=rngs)
         self.embedding = linear(embedding_width(settings), 2 * out_channels, rngs=rngs)
         self.norm1 = GroupNorm(out_channels, settings.norm_groups, rngs=rngs)
-        self.conv1 = conv3x3(out_channels, out_channels, zero=True, rngs=rngs)
+        self.conv1 = Conv3x3(out_channels, out_channels, zero=True, rngs=rngs)
         # A 1x1 convolution, written as the matrix product it is.
         self.skip = None if channels == out_channels else linear(channels, out_channels, rngs=rngs)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from synthaug import experiment
-from synthaug.models.layers import conv3x3, dropout, lecun_normal, linear
+from synthaug.models.layers import Conv3x3, dropout, lecun_normal, linear
 
 
 def batch_norm(channels: int, *, zero: bool = False, rngs: nnx.Rngs) -> nnx.BatchNorm:
@@ -35,9 +35,9 @@ class BasicBlock(nnx.Module):
 
     def __init__(self, channels: int, out_channels: int, *, stride: int, rngs: nnx.Rngs):
         # No bias in front of a batch norm, which would take it out again.
-        self.conv0 = conv3x3(channels, out_channels, stride=stride, bias=False, rngs=rngs)
+        self.conv0 = Conv3x3(channels, out_channels, stride=stride, bias=False, rngs=rngs)
         self.norm0 = batch_norm(out_channels, rngs=rngs)
-        self.conv1 = conv3x3(out_channels, out_channels, bias=False, rngs=rngs)
+        self.conv1 = Conv3x3(out_channels, out_channels, bias=False, rngs=rngs)
         self.norm1 = batch_norm(out_channels, zero=True, rngs=rngs)
         direct = stride == 1 and channels == out_channels
         self.shortcut = None if direct else Shortcut(channels, out_channels, stride=stride, rngs=rngs)
@@ -54,7 +54,7 @@ class ResNet(nnx.Module):
 
     def __init__(self, settings: experiment.Classifier, *, channels: int, num_classes: int, rngs: nnx.Rngs):
         self.settings = settings
-        self.stem = conv3x3(channels, settings.width, bias=False, rngs=rngs)
+        self.stem = Conv3x3(channels, settings.width, bias=False, rngs=rngs)
         self.stem_norm = batch_norm(settings.width, rngs=rngs)
         self.blocks, width = nnx.Dict(), settings.width
         for stage, depth in enumerate(settings.depths):

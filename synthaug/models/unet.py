@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from synthaug import experiment
-from synthaug.models.blocks import Block, Context, embedding_width
+from synthaug.models.blocks import Block, Context, TextPool, embedding_width
 from synthaug.models.functional import Model, functional
-from synthaug.models.layers import MLP, GroupNorm, TextPool, conv3x3, linear, sinusoid
+from synthaug.models.layers import MLP, Conv3x3, GroupNorm, linear, sinusoid
 
 
 class UNet(nnx.Module):
@@ -38,7 +38,7 @@ class UNet(nnx.Module):
         )
         self.text_pool = TextPool(text_width, width, head_dim=settings.head_dim, rngs=rngs)
         self.text = linear(text_width, width, rngs=rngs)
-        self.conv_in = conv3x3((1 + has_low_res) * channels, settings.channels, rngs=rngs)
+        self.conv_in = Conv3x3((1 + has_low_res) * channels, settings.channels, rngs=rngs)
         self.down, skips = _down_blocks(settings, resolution, rngs)
         deepest = settings.channels * settings.channel_mult[-1]
         number = len(self.down)
@@ -47,7 +47,7 @@ class UNet(nnx.Module):
         self.up = _up_blocks(settings, resolution, skips, number + 2, rngs)
         top = settings.channels * settings.channel_mult[0]
         self.norm_out = GroupNorm(top, settings.norm_groups, rngs=rngs)
-        self.conv_out = conv3x3(top, out_channels, zero=True, rngs=rngs)
+        self.conv_out = Conv3x3(top, out_channels, zero=True, rngs=rngs)
 
     def __call__(
         self,

@@ -170,9 +170,9 @@ def remark(report: Report) -> str:
     if not encoders:
         return f"{size}; these accuracies compare with each other, not with published ones."
     return (
-        f"{size}, and the encoder behind FID, Inception Score, "
-        f"precision and recall is a classifier trained on this study's real images ({', '.join(encoders)}), not Inception. "
-        "These numbers compare with each other; they do not compare with published FID or accuracy."
+        f"{size}, and the encoder behind FID, Inception Score, precision and recall is a classifier trained "
+        f"on this study's real images ({', '.join(encoders)}), not Inception. These numbers compare with "
+        "each other; they do not compare with published FID or accuracy."
     )
 
 

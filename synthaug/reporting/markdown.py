@@ -66,7 +66,8 @@ def _block(block: Block) -> str:
             return _code(text)
         case Details(summary, blocks):
             inner = "\n\n".join(map(_block, blocks))
-            return f"<details><summary>{html.escape(plain(summary), quote=False)}</summary>\n\n{inner}\n\n</details>"
+            title = html.escape(plain(summary), quote=False)
+            return f"<details><summary>{title}</summary>\n\n{inner}\n\n</details>"
         case Table():
             return _table(block)
         case Figure(alt=alt) as figure:

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import errno
-import os
 import pathlib
-import re
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +19,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from synthaug import commit
 from synthaug.errors import CheckpointError, RunError
 from synthaug.experiment import Saving
 from synthaug.train import digest, leaves, quiet, steps
@@ -69,10 +68,7 @@ class Checkpoints:
         try:
             return self._steps.latest()
         except OSError as error:
-            raise RunError(
-                f"{self.directory}: cannot be read and tidied: {_reason(error)}; mend this, then run the "
-                "same command again."
-            ) from error
+            raise commit.write_error(self.directory, error) from None
 
     def restore(self, step: int, like: State) -> State:
         """Returns the training state of a step.
@@ -155,10 +151,7 @@ class Checkpoints:
         try:
             self._steps.retain()
         except OSError as error:
-            raise RunError(
-                f"{self.directory}: an old checkpoint cannot be deleted: {_reason(error)}; "
-                "mend this, then run the same command again."
-            ) from error
+            raise commit.write_error(self.directory, error) from None
 
 
 def load_weights(step_dir: pathlib.Path) -> tuple[Weights, dict[str, Any]]:
@@ -197,7 +190,7 @@ def _whole(folder: pathlib.Path, read: Callable[[], dict[str, Any]]) -> dict[str
         advice = f"use another step of {folder.parent}: {', '.join(others)}" if others else "train again"
         raise CheckpointError(f"{problem}; {advice}.") from None
     except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be read: {_reason(error)}; look at the disk.") from error
+        raise CheckpointError(f"{folder}: cannot be read ({error.strerror}); restore the file.") from None
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -218,15 +211,4 @@ def _check_space(folder: pathlib.Path, needed: int) -> None:
 def _unwritten(folder: pathlib.Path, error: Exception) -> RunError:
     """Returns the error to raise, after deleting what was written so far: it may fill the disk."""
     shutil.rmtree(folder, ignore_errors=True)
-    return RunError(
-        f"{folder}: cannot be written: {_reason(error)}; the checkpoints before it are untouched: "
-        "mend this, then run the same command again."
-    )
-
-
-def _reason(error: Exception) -> str:
-    """Returns the operating system's words for an error where there are any, else its first line."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    code = re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore's way to say it
-    return os.strerror(int(code[1])) if code else str(error).partition("\n")[0]
+    return error if isinstance(error, RunError) else commit.write_error(folder, error)

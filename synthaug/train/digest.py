@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
+
+from synthaug import commit
 
 FILE = "digest.json"
 CHECKSUM = "sha256"
@@ -26,15 +27,11 @@ def write(folder: pathlib.Path, record: dict[str, Any]) -> None:
     Args:
         folder: the checkpoint; nothing in it may change afterwards.
         record: what the reader wants to know of the checkpoint; "files" is added here.
+
+    Raises:
+        RunError: it cannot be written.
     """
-    text = _render({**record, "files": _hash_files(folder)})
-    temporary = folder / (FILE + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(folder / FILE)
-    _sync_folder(folder)
+    commit.replace(folder / FILE, _render({**record, "files": _hash_files(folder)}).encode())
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:
@@ -89,18 +86,5 @@ def _render(record: dict[str, Any]) -> str:
 
 def _hash_files(folder: pathlib.Path) -> dict[str, str]:
     """Returns {relative path: SHA-256} of every file but the digest."""
-    hashes = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in (FILE, FILE + ".tmp"):
-            with path.open("rb") as file:
-                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / FILE]
+    return {path.relative_to(folder).as_posix(): commit.sha256_file(path) for path in files}
