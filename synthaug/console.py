@@ -15,7 +15,6 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 
@@ -29,7 +28,6 @@ class Watch:
         self._quiet, self._interval = quiet, interval
         self._total, self._finished = total, finished
         self._started = self._last_line = time.monotonic()
-        self._done_before = finished
         self._running: dict[str, dict[str, Any]] = {}
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -41,8 +39,6 @@ class Watch:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
                 TimeElapsedColumn(),
-                TextColumn("eta"),
-                TimeRemainingColumn(),
                 console=self._console,
                 transient=True,
             )
@@ -70,7 +66,7 @@ class Watch:
         rate = (done - base) / (now - since) if now > since else 0.0
         state |= {"done": done, "total": total, "unit": unit, "rate": rate}
         if self._bars:
-            words = f"{rate:.1f} {unit}/s" if rate else unit
+            words = f"{rate:.1f} {unit}/s, {(total - done) / rate:.0f} s left" if rate else unit
             self._bars.update(self._tasks[name], completed=done, total=total, rate=words)
 
     def finish(self, name: str, seconds: float, finished: bool) -> None:
@@ -90,11 +86,9 @@ class Watch:
             return
         self._last_line = now
         parts = [_line(name, s) for name, s in self._running.items()]
-        elapsed = now - self._started
-        made = self._finished - self._done_before
-        left = f", about {elapsed / made * (self._total - self._finished):.0f} s left" if made else ""
+        # No estimate for the whole: jobs of different stages differ a hundredfold in length.
         self._console.print(
-            f"[{self._finished}/{self._total}] {elapsed:.0f} s{left}: {'; '.join(parts)}",
+            f"[{self._finished}/{self._total}] {now - self._started:.0f} s: {'; '.join(parts)}",
             markup=False,
             soft_wrap=True,
         )
@@ -108,5 +102,8 @@ class Watch:
 def _line(name: str, state: dict[str, Any]) -> str:
     if not state["total"]:
         return f"{name} starting"
-    rate = f", {state['rate']:.1f} {state['unit']}/s" if state.get("rate") else ""
-    return f"{name} {100 * state['done'] / state['total']:.0f}% ({state['done']}/{state['total']}{rate})"
+    share = f"{name} {100 * state['done'] / state['total']:.0f}% ({state['done']}/{state['total']}"
+    if not (rate := state.get("rate")):
+        return f"{share})"
+    left = (state["total"] - state["done"]) / rate
+    return f"{share}, {rate:.1f} {state['unit']}/s, {left:.0f} s left)"

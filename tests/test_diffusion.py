@@ -290,7 +290,7 @@ def test_kl_of_two_gaussians_equals_the_textbook():
     assert float(found) == pytest.approx(math.log(2) + 2 / 8 - 1 / 2, rel=1e-6)
 
 
-@pytest.mark.parametrize("mean", [-1.0, -0.2, 0.1234, 0.99])
+@pytest.mark.parametrize("mean", [-1.05, -0.2, 0.1234, 1.3])
 @pytest.mark.parametrize("std", [0.003, 0.02, 0.5, 3.0])
 def test_bin_masses_of_the_discretised_gaussian_sum_to_one(mean, std):
     values = jnp.arange(256, dtype=jnp.float32) / 127.5 - 1
@@ -341,6 +341,20 @@ def test_the_mean_is_trained_by_mse_alone_and_the_variance_by_vlb_alone():
     )
     assert off[0] == on[0] != 0
     assert off[1] == 0 != on[1]
+
+
+def test_the_first_step_borrows_the_posterior_variance_of_the_second():
+    beta = schedule.betas(LEARNED)
+    alpha_bar = np.cumprod(1 - beta)
+    borrowed = beta[1] * (1 - alpha_bar[0]) / (1 - alpha_bar[1])
+    x, z_t = jnp.zeros((1, 1, 2, 1)), jnp.full((1, 1, 2, 1), 0.004)
+    logsnr_t, clean = schedule.logsnr(LEARNED, jnp.array([0])), jnp.full(1, jnp.inf)
+    posterior = jnp.concatenate([jnp.zeros_like(x), -jnp.ones_like(x)], axis=-1)
+    mean = 0.004 / math.sqrt(alpha_bar[0])
+    edges = ((mean + end) / math.sqrt(2 * borrowed) for end in (1 / 255, -1 / 255))
+    mass = 0.5 * np.subtract(*(math.erf(edge) for edge in edges))
+    found = loss.vlb_terms(LEARNED, x, z_t, logsnr_t, clean, posterior)
+    assert float(found[0]) == pytest.approx(-math.log2(mass), rel=1e-3)
 
 
 def test_one_timestep_has_a_finite_vlb():

@@ -252,9 +252,9 @@ def test_every_classifier_parameter_receives_gradient(settings):
 
     def product(params):
         (logits, _), stats = model.apply_train(
-            weights | {"params": params}, normal(7, B, 4, 4, 2), key=rng.root(0)
+            weights | {"params": params}, normal(7, 64, 4, 4, 2), key=rng.root(0)
         )
-        return (logits * normal(5, B, K)).sum(), stats
+        return (logits * normal(5, 64, K)).sum(), stats
 
     gradient, stats = quick_jit(jax.grad(product, has_aux=True))(weights["params"])
     assert names_without_gradient(gradient) == []

@@ -26,7 +26,6 @@ PLAIN = Sampler(threshold="none")
 MEAN = np.array([0.5, -0.3, 0.1, 0.0])
 AXES = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]
 VARIANCES = np.array([0.02, 0.1, 0.3, 1.0])
-COVARIANCE = AXES * VARIANCES @ AXES.T
 
 for_images = jax.jit(rng.for_images)
 logsnr_at = jax.jit(schedule.logsnr, static_argnums=0)
@@ -91,13 +90,15 @@ def exact_variance(settings: Sampler, process: Diffusion, steps: int, variance: 
     return covariance[0, 0]
 
 
-def check_moments(samples, mean, covariance, slack=0.0):
-    """Fails if a moment is more than 5 standard errors (plus a share `slack` of the variances) off."""
-    n, variances = len(samples), np.diag(covariance)
-    errors = np.sqrt((np.outer(variances, variances) + covariance**2) / n)
-    allowed = 5 * errors + slack * np.sqrt(np.outer(variances, variances))
-    assert np.all(np.abs(samples.mean(0) - mean) < 5 * np.sqrt(variances / n))
-    assert np.all(np.abs(np.cov(samples.T) - covariance) < allowed)
+def check_moments(samples, variances, slack=0.0):
+    """Fails if a moment is more than 5 standard errors (plus a share `slack` of the variances) off.
+
+    Along the axes, not pixel by pixel: there the largest variance would hide errors of the smallest.
+    """
+    along, spread = samples @ AXES, np.outer(variances, variances)
+    errors = np.sqrt((spread + np.diag(variances**2)) / len(samples))
+    assert np.all(np.abs(along.mean(0) - MEAN @ AXES) < 5 * np.sqrt(variances / len(samples)))
+    assert np.all(np.abs(np.cov(along.T) - np.diag(variances)) < 5 * errors + slack * np.sqrt(spread))
 
 
 SOLVERS = [
@@ -123,14 +124,14 @@ def test_few_steps_give_the_moments_that_the_recursion_predicts(settings):
     """At 24 steps variances are off by up to half; the solver must be off by exactly that."""
     samples = draw(settings, COSINE, 24, 8192)
     predicted = np.array([exact_variance(settings, COSINE, 24, v) for v in VARIANCES])
-    check_moments(samples, MEAN, AXES * predicted @ AXES.T)
+    check_moments(samples, predicted)
     assert not np.allclose(predicted, VARIANCES, rtol=0.02)
 
 
 @pytest.mark.parametrize("settings", SOLVERS, ids=name)
 def test_many_steps_give_the_mean_and_covariance_of_the_data(settings):
     samples = draw(settings, COSINE, 512, 4096)
-    check_moments(samples, MEAN, COVARIANCE, slack=0.05)
+    check_moments(samples, VARIANCES, slack=0.06)
 
 
 @pytest.mark.parametrize("settings", SOLVERS, ids=name)
@@ -152,7 +153,7 @@ def test_the_error_of_the_recursion_vanishes_with_the_steps(settings):
 )
 def test_discrete_time_and_other_predictions_give_the_moments_that_the_recursion_predicts(process):
     predicted = np.array([exact_variance(SOLVERS[1], process, 24, v) for v in VARIANCES])
-    check_moments(draw(SOLVERS[1], process, 24, 8192), MEAN, AXES * predicted @ AXES.T)
+    check_moments(draw(SOLVERS[1], process, 24, 8192), predicted)
 
 
 @pytest.mark.parametrize("settings", SOLVERS, ids=name)
@@ -160,12 +161,12 @@ def test_a_wrong_denoiser_fails_the_check_of_the_moments(settings):
     samples = draw(settings, COSINE, 24, 8192, gain=0.95)
     predicted = np.array([exact_variance(settings, COSINE, 24, v) for v in VARIANCES])
     with pytest.raises(AssertionError):
-        check_moments(samples, MEAN, AXES * predicted @ AXES.T)
+        check_moments(samples, predicted)
 
 
 def test_a_wrong_denoiser_fails_the_check_of_the_moments_after_many_steps():
     with pytest.raises(AssertionError):
-        check_moments(draw(SOLVERS[1], COSINE, 512, 4096, gain=0.95), MEAN, COVARIANCE, slack=0.05)
+        check_moments(draw(SOLVERS[1], COSINE, 512, 4096, gain=0.95), VARIANCES, slack=0.06)
 
 
 def test_two_modes_come_out_with_their_shares_and_guidance_leaves_the_boundary():

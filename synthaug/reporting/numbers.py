@@ -200,7 +200,8 @@ def protocol(rows: Sequence[Row]) -> str:
     for key, name in PROTOCOL.items():
         values = list(dict.fromkeys(row[key] for row in rows if key in row))
         if values:
-            shown = [count(v) if isinstance(v, int) else str(setting(v))[:64] for v in values]
+            length = 12 if key == "encoder_hash" else 64  # results.json has the whole hash
+            shown = [count(v) if isinstance(v, int) else str(setting(v))[:length] for v in values]
             parts.append(f"{name} {shorten(shown)}")
     return "; ".join(parts)
 

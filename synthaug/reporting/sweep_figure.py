@@ -20,7 +20,7 @@ AXES = {
     "guidance_weight": "guidance weight",
     "aug_level": "noise augmentation level",
     "num_sampling_steps": "sampling steps",
-    "checkpoint": "checkpoint, training steps",
+    "checkpoint": "checkpoint",
 }
 RING: dict[str, Any] = {
     "marker": "o",
@@ -46,7 +46,7 @@ def figure(phase: str, rows: Sequence[Row]) -> Figure:
         for axis, metric in zip(axes[1:], panels, strict=True):
             _scatter_panel(axis, rows, metric, knob, front=metric == front)
         handles = _legend(rows, knob)
-        drawn.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
+        drawn.legend(handles=handles, loc="outside lower center", ncols=2 * len(panels) + 1)
         name = f"sweep-{slug(phase)}"
         svg, png = drawing.to_svg(drawn, name), drawing.to_png(drawn)
     alt = f"FID, IS and CAS at each point of phase {phase}"

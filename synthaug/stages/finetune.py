@@ -93,7 +93,7 @@ def _loss(
     drop = model.finetune.text_drop if train else 0.0
     keep = jax.random.bernoulli(keys["drop"], 1.0 - drop, (count,))  # bool[B]
     cond = {
-        "text": batch["bank"]["text"][batch["row"]] * keep[:, None, None],
+        "text": jnp.where(keep[:, None, None], batch["bank"]["text"][batch["row"]], 0.0),
         "text_mask": batch["bank"]["mask"][batch["row"]] & keep[:, None],
     }
     if model.low_res:

@@ -12,6 +12,7 @@ import concurrent.futures
 import errno
 import pathlib
 import shutil
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -210,5 +211,9 @@ def _check_space(folder: pathlib.Path, needed: int) -> None:
 
 def _unwritten(folder: pathlib.Path, error: Exception) -> RunError:
     """Returns the error to raise, after deleting what was written so far: it may fill the disk."""
-    shutil.rmtree(folder, ignore_errors=True)
+    for _ in range(10):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
+        time.sleep(0.1)  # after one write failed, tensorstore's threads go on for a moment with the others
     return error if isinstance(error, RunError) else commit.write_error(folder, error)

