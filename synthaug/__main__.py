@@ -20,7 +20,7 @@ from synthaug.errors import RunError, SynthaugError
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     try:
-        args = build_parser().parse_args(argv)
+        args = parse(argv)
         return args.command(args)
     except SynthaugError as error:
         print(f"synthaug: {error}", file=sys.stderr)
@@ -29,6 +29,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output left, e.g. `synthaug show | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Returns the parsed command line; KEY=VALUE settings may stand anywhere after the job file."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    # argparse takes one run of positional words only: settings after an option are left over.
+    strays = [word for word in rest if word.startswith("-") or "=" not in word]
+    if strays or (rest and not hasattr(args, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(strays or rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -117,9 +130,9 @@ def _run(args: argparse.Namespace) -> int:
     run = RunDir(args.runs / study.name)
     if args.force and args.stage is None:
         raise RunError("--force: name the stage to redo with --stage; to redo everything, delete the run.")
+    local.select(make_plan(study), args.stage, args.part, run)  # refuses an unknown stage or part
     run.create(study)
     plan = make_plan(run.experiment())
-    local.select(plan, args.stage, args.part, run)  # refuses an unknown stage or part before anything else
     with run.hold():
         commit.write_new(run.path / "plan.json", to_json(plan).encode())
         if args.force:

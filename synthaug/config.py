@@ -68,6 +68,8 @@ class _Loader(yaml.SafeLoader):
 def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[Any, int] = {}
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *anchor`, whose keys are meant to be overridden
+            continue
         key = loader.construct_object(key_node)
         line = key_node.start_mark.line + 1
         if key in seen:

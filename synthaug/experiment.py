@@ -348,6 +348,8 @@ def _problems(e: Experiment) -> list[str]:
     if not e.name or not all(c.isalnum() or c in "-_." for c in e.name) or e.name[0] == ".":
         problems.append(f"name = {e.name!r}; expected letters, digits, '-', '_' and '.', as in digits-2.")
     problems += _stage_problems(e)
+    problems += _text_problems(e.text_encoder)
+    problems += _optimizer_problems(e)
     try:
         order = cascade_order(e.cascade)
     except ConfigError as error:
@@ -373,6 +375,36 @@ def _stage_problems(e: Experiment) -> list[str]:
     return problems
 
 
+def _text_problems(t: TextEncoder) -> list[str]:
+    if t.width % 2 or t.width % t.num_heads:
+        return [
+            f"text_encoder.width = {t.width}; expected an even multiple of num_heads = {t.num_heads}, "
+            f"e.g. {2 * t.num_heads * max(1, t.width // (2 * t.num_heads))}."
+        ]
+    return []
+
+
+def _optimizer_problems(e: Experiment) -> list[str]:
+    """Optimisers that cannot do what is asked of them."""
+    trainings = {f"cascade.{n}.finetune": (m.finetune, m.finetune.num_steps) for n, m in e.cascade.items()}
+    classifiers = {f"classify.models.{n}": m for n, m in e.classify.models.items()}
+    for name, model in {**classifiers, "score.encoder": e.score.encoder}.items():
+        steps = [model.num_steps] if e.classify.budget == "steps" else []
+        if name == "score.encoder":
+            steps += [phase.cas_steps for phase in e.sweep.phases.values() if phase.cas_steps]
+        trainings[name] = (model, min(steps, default=model.optimizer.warmup_steps + 1))
+    problems = []
+    for at, (settings, num_steps) in trainings.items():
+        o = settings.optimizer
+        if o.weight_decay and o.kind in ("adam", "adafactor"):
+            problems.append(f"{at}.optimizer.weight_decay: {o.kind} has none; use adamw, or set it to 0.")
+        if o.schedule == "cosine" and o.warmup_steps >= num_steps:
+            problems.append(
+                f"{at}.optimizer.warmup_steps = {o.warmup_steps}; expected fewer than the {num_steps} steps."
+            )
+    return problems
+
+
 def _model_problems(name: str, m: Model, cascade: dict[str, Model]) -> list[str]:
     at, problems = f"cascade.{name}", []
     if m.low_res:
@@ -392,11 +424,18 @@ def _model_problems(name: str, m: Model, cascade: dict[str, Model]) -> list[str]
     for r in m.unet.attention_resolutions:
         if r not in levels:
             problems.append(f"{at}.unet.attention_resolutions: {r} is no level; expected some of {levels}.")
+    if m.unet.channels % 2:
+        problems.append(f"{at}.unet.channels = {m.unet.channels}; expected an even number.")
     for mult in m.unet.channel_mult:
         width = m.unet.channels * mult
         for what, size in (("norm_groups", m.unet.norm_groups), ("head_dim", m.unet.head_dim)):
             if width % size:
                 problems.append(f"{at}.unet.{what} = {size} does not divide {width} channels; use a divisor.")
+    if m.diffusion.schedule == "linear" and 0 < m.diffusion.num_timesteps <= 20:
+        problems.append(
+            f"{at}.diffusion.num_timesteps = {m.diffusion.num_timesteps}; the linear schedule needs more "
+            "than 20, e.g. 1000."
+        )
     if m.sampler.logvar_mix == "learned" and not m.diffusion.learned_variance:
         problems.append(f"{at}.sampler.logvar_mix = learned needs {at}.diffusion.learned_variance = true.")
     problems += _grid_problems(at, m, m.sampler.num_sampling_steps, m.sampler.checkpoint)
@@ -480,8 +519,11 @@ def _classify_problems(e: Experiment) -> list[str]:
     for name in e.classify.models:
         if not all(c.isalnum() or c in "-_" for c in name):
             problems.append(f"classify.models.{name}: a name may hold letters, digits, '-' and '_' only.")
-    for key, model in {**{f"classify.models.{n}": m for n, m in e.classify.models.items()}}.items():
+    classifiers = {f"classify.models.{n}": m for n, m in e.classify.models.items()}
+    for key, model in {**classifiers, "score.encoder": e.score.encoder}.items():
         size = max(m.resolution for m in e.cascade.values())
+        if model.kind == "vit" and len(model.depths) != 1:
+            problems.append(f"{key}.depths = {list(model.depths)}; a vit has one number of layers, e.g. [3].")
         if model.kind == "vit" and size % model.patch_size:
             problems.append(f"{key}.patch_size = {model.patch_size} does not divide {size} px; change it.")
         if model.kind == "vit" and model.width % model.num_heads:

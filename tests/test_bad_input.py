@@ -8,12 +8,17 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from synthaug import experiment
+from synthaug.rundir import RunDir
 from tests import study
 
 SMALL = [  # only what the folder source needs to get through prepare in a second
@@ -66,7 +71,7 @@ def test_missing_data(tmp_path: pathlib.Path) -> None:
 
 def test_class_without_images(folder: pathlib.Path) -> None:
     (folder / "empty").mkdir()
-    assert "empty" in run_folder(folder)
+    assert "no image in empty" in run_folder(folder, "data.num_classes=3")
 
 
 def test_unreadable_image_is_named_and_counted(folder: pathlib.Path) -> None:
@@ -79,7 +84,7 @@ def test_unreadable_image_is_named_and_counted(folder: pathlib.Path) -> None:
 def test_allowed_corrupt_images_are_left_out_by_name(folder: pathlib.Path) -> None:
     (folder / "cat" / "3.png").write_bytes(b"not an image")
     runs = folder.parent / "runs"
-    words = [*SMALL, f"data.path={folder}", "data.max_corrupt=1", "--stage", "prepare"]
+    words = [*SMALL, f"data.path={folder}", "data.max_corrupt=1", "data.num_train=15", "--stage", "prepare"]
     done = study.synthaug("run", str(study.TINY), "--runs", str(runs), *words)
     assert done.returncode == 0, done.stderr
     result = json.loads((runs / "folder" / "prepare-0" / "done.json").read_text())["result"]
@@ -126,25 +131,33 @@ def test_two_processes_on_one_run(tmp_path: pathlib.Path) -> None:
         study.kill(first)
 
 
+@pytest.fixture
+def open_path() -> Iterator[pathlib.Path]:
+    """A folder that other users may read: pytest's own are closed to them."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield pathlib.Path(folder)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to run as another user")
-def test_read_only_run_directory(tmp_path: pathlib.Path) -> None:
+def test_read_only_run_directory(open_path: pathlib.Path) -> None:
     """As an ordinary user: root may write anywhere."""
-    os.chmod(tmp_path, 0o755)
-    for parent in tmp_path.parents:
-        if parent.stat().st_uid == 0 and parent.name.startswith("pytest"):
-            os.chmod(parent, 0o755)
+    run = RunDir(open_path / "tiny")
+    run.create(experiment.load(study.TINY))
+    # Everything is imported as root: the interpreter's own files may be closed to others.
     code = (
-        "import os, sys; os.setgid(65534); os.setuid(65534); from synthaug.__main__ import main; "
-        f"sys.exit(main(['run', {str(study.TINY)!r}, '--runs', {str(tmp_path)!r}]))"
+        "import os, sys, synthaug.launch.local, synthaug.site, synthaug.commit, synthaug.__main__ as m; "
+        "os.setgid(65534); os.setuid(65534); sys.exit(m.main(sys.argv[1:]))"
     )
-    done = subprocess.run(
-        [study.command(tmp_path)[0], "-c", code], capture_output=True, text=True, check=False, cwd=study.ROOT
-    )
-    if "Permission denied: " in done.stderr and "site-packages" in done.stderr:
-        pytest.skip("the interpreter is not readable by other users here")
-    assert done.returncode == 2, done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert "cannot be made (Permission denied)" in done.stderr
+    for runs, words in (
+        (open_path, "is read-only"),
+        (open_path / "new", "cannot be made (Permission denied)"),
+    ):
+        line = [sys.executable, "-c", code, "run", "tests/tiny.yaml", "--runs", str(runs)]
+        done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=study.ROOT)
+        assert done.returncode == 2, done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert words in done.stderr
 
 
 def test_full_disk(tmp_path: pathlib.Path) -> None:

@@ -144,10 +144,10 @@ def test_unknown_stage_and_missing_stage() -> None:
 def test_settings_that_do_not_fit_each_other() -> None:
     assert "does not divide by 8" in message("cascade.base4.unet.channel_mult=[1,2,2,4]")
     assert "is no level" in message("cascade.base4.unet.attention_resolutions=[8]")
-    assert "does not divide 48 channels" in message("cascade.base4.unet.norm_groups=7")
+    assert "does not divide 32 channels" in message("cascade.base4.unet.norm_groups=7")
     assert "multiple of base4's 4 px" in message("cascade.sr8.resolution=10")
     assert "checkpoint 1234 is not kept" in message("sweep.phases.base.grid.checkpoint=[1234]")
-    assert "exceeds the 1442 images" in message("sweep.phases.enlarge.num_images=2000")
+    assert "exceeds the 1024 images" in message("sweep.phases.enlarge.num_images=2000")
     assert "has no low-resolution input" in message("sweep.phases.base.grid.aug_level=[0.1]")
     assert "copies exceed sample.copies = 4" in message("classify.copies=[5]")
     assert "is no mix" in message("classify.mixes=[fake]")

@@ -12,8 +12,8 @@ import pytest
 from tests import study
 
 SCORE = {
-    "set", "resolution", "reference", "n", "encoder", "fid", "inception_score", "inception_score_std", "precision",
-    "recall",
+    "set", "resolution", "reference", "n", "encoder", "fid", "inception_score", "inception_score_std",
+    "precision", "recall",
 }  # fmt: skip
 CLASSIFY = {"model", "mix", "copies", "shots", "seed", "top1", "top5"}
 
@@ -49,9 +49,9 @@ def test_results_have_the_documented_form(finished: pathlib.Path) -> None:
 
 
 def test_encoder_has_learnt_the_digits(finished: pathlib.Path) -> None:
-    """60 steps of a small ResNet are enough to read most digits: data, labels and training fit together."""
+    """120 steps of a small ResNet are enough to read most digits: data, labels and training fit together."""
     done = json.loads((finished / "encoder-0" / "done.json").read_text())
-    assert done["result"]["top1"] > 0.6
+    assert done["result"]["top1"] > 0.8
 
 
 def test_sets_have_as_many_images_per_class_as_the_train_split(finished: pathlib.Path) -> None:

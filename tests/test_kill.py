@@ -41,14 +41,14 @@ def test_killed_study_equals_the_one_left_alone(tmp_path: pathlib.Path, referenc
     # Moments by stage, so that every stage is hit: (a file that appears in it, how it is stopped).
     moments = [
         ("prepare-0/attempts.jsonl", "kill"),
-        ("encoder-0/checkpoints/10/digest.json", "worker"),
+        ("encoder-0/checkpoints/20/digest.json", "worker"),
         ("finetune-1/checkpoints/20", "kill"),
         ("finetune-0/checkpoints/30", "SIGTERM"),
         ("sweep-base-1/attempts.jsonl", "kill"),
         ("sweep-enlarge-0/checkpoints", "SIGINT"),
         ("sets/generated/4/shard-00001.json", "kill"),
         ("score-2/attempts.jsonl", "kill"),
-        ("classify-9/checkpoints/10", "SIGUSR1"),
+        ("classify-9/checkpoints/20", "SIGUSR1"),
         ("classify-20/attempts.jsonl", "kill"),
         ("report-0/attempts.jsonl", "kill"),
     ]

@@ -8,7 +8,7 @@ import shlex
 
 import pytest
 
-from synthaug.__main__ import build_parser
+from synthaug.__main__ import parse
 
 ROOT = pathlib.Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -34,12 +34,12 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize("line", commands())
 def test_every_command_parses(line: str) -> None:
     words = shlex.split(line)[1:]
-    args = build_parser().parse_args(words)
+    args = parse(words)
     if job := getattr(args, "job", None):
         assert (ROOT / job).exists(), job
         from synthaug import experiment
 
-        experiment.load(ROOT / job, [w for w in args.overrides])
+        experiment.load(ROOT / job, args.overrides)
 
 
 def test_tree_equals_the_disk() -> None:

@@ -35,7 +35,7 @@ def test_a_phase_order_of_its_own_is_a_difference(tmp_path: pathlib.Path) -> Non
     small = "sweep.phases.enlarge.num_images=300"
     run.create(experiment.load(DIGITS, [small]))
     with pytest.raises(RunError, match=r"sweep\.order"):
-        run.create(experiment.load(DIGITS, [small, "sweep.order=[guidance, base, enlarge]"]))
+        run.create(experiment.load(DIGITS, [small, "sweep.order=[base, checkpoint, guidance, enlarge]"]))
 
 
 def test_a_foreign_directory_is_left_alone(tmp_path: pathlib.Path) -> None:

@@ -125,7 +125,7 @@ def serve(run: RunDir, site: Site, orders: TextIO, answers: TextIO) -> None:
 
 
 def _give_memory_back() -> None:
-    """Returns freed memory to the system: glibc keeps what the compiler used, a gigabyte after a few parts."""
+    """Returns freed memory to the system: glibc keeps what the compiler used, up to a gigabyte."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
