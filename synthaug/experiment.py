@@ -386,7 +386,9 @@ def _text_problems(t: TextEncoder) -> list[str]:
 
 def _optimizer_problems(e: Experiment) -> list[str]:
     """Optimisers that cannot do what is asked of them."""
-    trainings = {f"cascade.{n}.finetune": (m.finetune, m.finetune.num_steps) for n, m in e.cascade.items()}
+    trainings: dict[str, tuple[Finetune | Classifier, int]] = {
+        f"cascade.{n}.finetune": (m.finetune, m.finetune.num_steps) for n, m in e.cascade.items()
+    }
     classifiers = {f"classify.models.{n}": m for n, m in e.classify.models.items()}
     for name, model in {**classifiers, "score.encoder": e.score.encoder}.items():
         steps = [model.num_steps] if e.classify.budget == "steps" else []
