@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import pathlib
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -118,7 +119,7 @@ def _add_name(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from synthaug import commit, experiment, site
+    from synthaug import checks, experiment, site
     from synthaug.launch import local
     from synthaug.launch.plan import make_plan, to_json
     from synthaug.rundir import RunDir
@@ -127,14 +128,15 @@ def _run(args: argparse.Namespace) -> int:
     study = experiment.load(args.job, args.overrides)
     here = site.load(args.site)
     site.check(study, here, str(args.job))
+    checks.check_inputs(study, str(args.job))
     run = RunDir(args.runs / study.name)
     if args.force and args.stage is None:
         raise RunError("--force: name the stage to redo with --stage; to redo everything, delete the run.")
     local.select(make_plan(study), args.stage, args.part, run)  # refuses an unknown stage or part
-    run.create(study)
+    run.create(study, shlex.join(["synthaug", "run", str(args.job), *args.overrides]))
     plan = make_plan(run.experiment())
     with run.hold():
-        commit.write_new(run.path / "plan.json", to_json(plan).encode())
+        run.write_plan(to_json(plan))
         if args.force:
             local.forget(plan, run, args.stage, args.part)
         todo = local.select(plan, args.stage, args.part, run)

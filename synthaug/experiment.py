@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -307,7 +306,9 @@ def parse(tree: dict[str, Any], where: str) -> Experiment:
         )
     sweep = dataclasses.replace(sweep, phases={name: sweep.phases[name] for name in sweep.order})
     experiment = dataclasses.replace(experiment, sweep=sweep)
-    for problem in _problems(experiment):
+    from synthaug import checks  # it reads the classes above
+
+    for problem in checks.problems(experiment):
         raise ConfigError(f"{where}: {problem}")
     return experiment
 
@@ -342,192 +343,6 @@ def cascade_order(cascade: dict[str, Model]) -> list[str]:
     return order
 
 
-def _problems(e: Experiment) -> list[str]:
-    """Returns what is wrong between settings that are each valid alone, the first problem first."""
-    problems: list[str] = []
-    if not e.name or not all(c.isalnum() or c in "-_." for c in e.name) or e.name[0] == ".":
-        problems.append(f"name = {e.name!r}; expected letters, digits, '-', '_' and '.', as in digits-2.")
-    problems += _stage_problems(e)
-    problems += _text_problems(e.text_encoder)
-    problems += _optimizer_problems(e)
-    try:
-        order = cascade_order(e.cascade)
-    except ConfigError as error:
-        return [*problems, str(error)]
-    for name in order:
-        problems += _model_problems(name, e.cascade[name], e.cascade)
-    problems += _sweep_problems(e)
-    problems += _score_problems(e)
-    problems += _classify_problems(e)
-    return problems
-
-
-def _stage_problems(e: Experiment) -> list[str]:
-    problems = []
-    for stage in e.stages:
-        if stage not in STAGES:
-            problems.append(f"stages: {stage!r} is no stage{config.did_you_mean(stage, STAGES)}")
-    for stage in STAGES:
-        if stage not in e.stages and stage not in OPTIONAL_STAGES:
-            problems.append(f"stages: {stage} is missing; every study needs it, add it.")
-    if len(set(e.stages)) != len(e.stages):
-        problems.append("stages: a stage stands twice; remove one.")
-    return problems
-
-
-def _text_problems(t: TextEncoder) -> list[str]:
-    if t.width % 2 or t.width % t.num_heads:
-        return [
-            f"text_encoder.width = {t.width}; expected an even multiple of num_heads = {t.num_heads}, "
-            f"e.g. {2 * t.num_heads * max(1, t.width // (2 * t.num_heads))}."
-        ]
-    return []
-
-
-def _optimizer_problems(e: Experiment) -> list[str]:
-    """Optimisers that cannot do what is asked of them."""
-    trainings: dict[str, tuple[Finetune | Classifier, int]] = {
-        f"cascade.{n}.finetune": (m.finetune, m.finetune.num_steps) for n, m in e.cascade.items()
-    }
-    classifiers = {f"classify.models.{n}": m for n, m in e.classify.models.items()}
-    for name, model in {**classifiers, "score.encoder": e.score.encoder}.items():
-        steps = [model.num_steps] if e.classify.budget == "steps" else []
-        if name == "score.encoder":
-            steps += [phase.cas_steps for phase in e.sweep.phases.values() if phase.cas_steps]
-        trainings[name] = (model, min(steps, default=model.optimizer.warmup_steps + 1))
-    problems = []
-    for at, (settings, num_steps) in trainings.items():
-        o = settings.optimizer
-        if o.weight_decay and o.kind in ("adam", "adafactor"):
-            problems.append(f"{at}.optimizer.weight_decay: {o.kind} has none; use adamw, or set it to 0.")
-        if o.schedule == "cosine" and o.warmup_steps >= num_steps:
-            problems.append(
-                f"{at}.optimizer.warmup_steps = {o.warmup_steps}; expected fewer than the {num_steps} steps."
-            )
-    return problems
-
-
-def _model_problems(name: str, m: Model, cascade: dict[str, Model]) -> list[str]:
-    at, problems = f"cascade.{name}", []
-    if m.low_res:
-        low = cascade[m.low_res].resolution
-        if m.resolution <= low or m.resolution % low:
-            problems.append(
-                f"{at}.resolution = {m.resolution}; expected a multiple of {m.low_res}'s {low} px, "
-                f"e.g. {2 * low}."
-            )
-    shrink = 2 ** (len(m.unet.channel_mult) - 1)
-    if m.resolution % shrink:
-        problems.append(
-            f"{at}.resolution = {m.resolution} does not divide by {shrink}, which {len(m.unet.channel_mult)} "
-            "levels need; change unet.channel_mult."
-        )
-    levels = [m.resolution // 2**i for i in range(len(m.unet.channel_mult))]
-    for r in m.unet.attention_resolutions:
-        if r not in levels:
-            problems.append(f"{at}.unet.attention_resolutions: {r} is no level; expected some of {levels}.")
-    if m.unet.channels % 2:
-        problems.append(f"{at}.unet.channels = {m.unet.channels}; expected an even number.")
-    for mult in m.unet.channel_mult:
-        width = m.unet.channels * mult
-        for what, size in (("norm_groups", m.unet.norm_groups), ("head_dim", m.unet.head_dim)):
-            if width % size:
-                problems.append(f"{at}.unet.{what} = {size} does not divide {width} channels; use a divisor.")
-    if m.diffusion.schedule == "linear" and 0 < m.diffusion.num_timesteps <= 20:
-        problems.append(
-            f"{at}.diffusion.num_timesteps = {m.diffusion.num_timesteps}; the linear schedule needs more "
-            "than 20, e.g. 1000."
-        )
-    if m.sampler.logvar_mix == "learned" and not m.diffusion.learned_variance:
-        problems.append(f"{at}.sampler.logvar_mix = learned needs {at}.diffusion.learned_variance = true.")
-    problems += _grid_problems(at, m, m.sampler.num_sampling_steps, m.sampler.checkpoint)
-    return problems
-
-
-def _grid_problems(at: str, m: Model, steps: int, checkpoint: int) -> list[str]:
-    problems = []
-    if m.diffusion.num_timesteps and steps > m.diffusion.num_timesteps:
-        problems.append(
-            f"{at}: num_sampling_steps = {steps} exceeds the {m.diffusion.num_timesteps} timesteps of the "
-            "discrete schedule; lower it."
-        )
-    kept = saved_steps(m.finetune)
-    if checkpoint and checkpoint not in kept:
-        problems.append(
-            f"{at}: checkpoint {checkpoint} is not kept; expected one of {sorted(kept)} "
-            "(finetune.saving.keep_steps, in steps of saving.every)."
-        )
-    return problems
-
-
 def saved_steps(finetune: Finetune) -> set[int]:
     """Returns the training steps whose checkpoints stay for certain."""
     return {s for s in finetune.saving.keep_steps if s <= finetune.num_steps} | {finetune.num_steps}
-
-
-def _sweep_problems(e: Experiment) -> list[str]:
-    problems: list[str] = []
-    images: dict[str, int] = {}
-    for name, phase in e.sweep.phases.items():
-        at = f"sweep.phases.{name}"
-        if not all(c.isalnum() or c == "-" for c in name):
-            problems.append(f"{at}: a phase's name may hold letters, digits and '-' only.")
-        if phase.model not in e.cascade:
-            problems.append(f"{at}.model = {phase.model!r}; expected one of {', '.join(e.cascade)}.")
-            continue
-        model = e.cascade[phase.model]
-        if phase.choose == "cas" and not phase.cas_steps:
-            problems.append(f"{at}.choose = cas needs cas_steps > 0.")
-        if phase.grid.aug_level and not model.low_res:
-            problems.append(f"{at}.grid.aug_level: {phase.model} has no low-resolution input; remove it.")
-        for step in phase.grid.checkpoint:
-            problems += _grid_problems(at, model, 0, step)
-        for steps in phase.grid.num_sampling_steps:
-            problems += _grid_problems(at, model, steps, 0)
-        if model.low_res and phase.num_images > images.get(model.low_res, math.inf):
-            problems.append(
-                f"{at}.num_images = {phase.num_images} exceeds the {images[model.low_res]} images of the "
-                f"last phase of {model.low_res}, whose images it enlarges; lower it."
-            )
-        images[phase.model] = phase.num_images
-    return problems
-
-
-def _score_problems(e: Experiment) -> list[str]:
-    sets = {f"sweep.phases.{name}.num_images": phase.num_images for name, phase in e.sweep.phases.items()}
-    sets |= {"data.num_train": e.data.num_train, "data.num_val": e.data.num_val}
-    problems = []
-    for key, size in sets.items():
-        if e.score.splits > size:
-            problems.append(f"score.splits = {e.score.splits} exceeds {key} = {size} images; lower splits.")
-        if e.score.neighbours >= min(size, e.score.max_images):
-            problems.append(
-                f"score.neighbours = {e.score.neighbours} needs more images than {key} = {size} and "
-                f"score.max_images = {e.score.max_images} leave; lower it."
-            )
-    return problems
-
-
-def _classify_problems(e: Experiment) -> list[str]:
-    problems = []
-    for mix in e.classify.mixes:
-        if mix not in MIXES:
-            problems.append(f"classify.mixes: {mix!r} is no mix; expected some of {', '.join(MIXES)}.")
-    for copies in e.classify.copies:
-        if copies > e.sample.copies:
-            problems.append(
-                f"classify.copies: {copies} copies exceed sample.copies = {e.sample.copies}; raise that."
-            )
-    for name in e.classify.models:
-        if not all(c.isalnum() or c in "-_" for c in name):
-            problems.append(f"classify.models.{name}: a name may hold letters, digits, '-' and '_' only.")
-    classifiers = {f"classify.models.{n}": m for n, m in e.classify.models.items()}
-    for key, model in {**classifiers, "score.encoder": e.score.encoder}.items():
-        size = max(m.resolution for m in e.cascade.values())
-        if model.kind == "vit" and len(model.depths) != 1:
-            problems.append(f"{key}.depths = {list(model.depths)}; a vit has one number of layers, e.g. [3].")
-        if model.kind == "vit" and size % model.patch_size:
-            problems.append(f"{key}.patch_size = {model.patch_size} does not divide {size} px; change it.")
-        if model.kind == "vit" and model.width % model.num_heads:
-            problems.append(f"{key}.num_heads = {model.num_heads} does not divide width {model.width}.")
-    return problems

@@ -57,8 +57,12 @@ class RunDir:
 
     # ---------------------------------------------------------------------- experiment
 
-    def create(self, experiment: Experiment) -> None:
+    def create(self, experiment: Experiment, command: str = "") -> None:
         """Writes experiment.yaml once.
+
+        Args:
+            experiment: the settings.
+            command: the command line that starts the run, kept as a comment for the report.
 
         Raises:
             RunError: the directory cannot be written, or holds another experiment.
@@ -82,6 +86,24 @@ class RunDir:
                 "choose another name or --runs."
             )
         text = yaml.safe_dump(config.to_tree(experiment), sort_keys=False, allow_unicode=True)
+        commit.write_new(file, f"# {command}\n{text}".encode())
+
+    def command(self) -> str:
+        """Returns the command line that started the run."""
+        return (self.path / "experiment.yaml").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+
+    def write_plan(self, text: str) -> None:
+        """Writes plan.json once.
+
+        Raises:
+            RunError: the run was planned otherwise, by another version of this program.
+        """
+        file = self.path / "plan.json"
+        if file.exists() and file.read_text(encoding="utf-8") != text:
+            raise RunError(
+                f"{file}: was planned otherwise by another version of synthaug, so parts have other numbers; "
+                f"go on with that version, choose another name, or delete {self.path}."
+            )
         commit.write_new(file, text.encode())
 
     def _refuse_other(self, experiment: Experiment, file: pathlib.Path) -> None:

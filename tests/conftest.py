@@ -23,3 +23,10 @@ def reference_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     done = study.synthaug("run", str(study.TINY), "--runs", str(runs))
     assert done.returncode == 0, done.stderr
     return runs / "tiny"
+
+
+from hypothesis import settings  # noqa: E402
+
+# A deadline measures the machine's other work, not ours; the suite has a time limit of its own.
+settings.register_profile("synthaug", deadline=None)
+settings.load_profile("synthaug")

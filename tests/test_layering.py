@@ -15,6 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Modules that a login node runs: none of them may pull in jax or tensorflow, directly or not.
 LIGHT = (
+    "checks",
     "errors",
     "config",
     "experiment",
@@ -122,7 +123,7 @@ def test_light_modules_load_nothing_heavy() -> None:
 def test_no_file_and_no_function_is_too_long(path: pathlib.Path) -> None:
     text = path.read_text()
     # config.py and experiment.py are tables of settings more than code.
-    limit = {"config.py": 420, "experiment.py": 560, "manifest.py": 440}.get(path.name, 320)
+    limit = {"config.py": 420, "experiment.py": 360, "manifest.py": 440}.get(path.name, 320)
     assert len(text.splitlines()) <= limit, name(path)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):

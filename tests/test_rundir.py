@@ -19,8 +19,9 @@ DIGITS = pathlib.Path(__file__).parent.parent / "jobs" / "digits.yaml"
 def test_experiment_is_written_once_and_a_differing_one_refused(tmp_path: pathlib.Path) -> None:
     run = RunDir(tmp_path / "digits")
     first = experiment.load(DIGITS)
-    run.create(first)
-    run.create(first)
+    run.create(first, "synthaug run jobs/digits.yaml")
+    run.create(first, "synthaug run elsewhere/digits.yaml")
+    assert run.command() == "synthaug run jobs/digits.yaml"
     assert run.experiment() == first
     with pytest.raises(RunError) as error:
         run.create(experiment.load(DIGITS, ["seed=7"]))
@@ -28,6 +29,14 @@ def test_experiment_is_written_once_and_a_differing_one_refused(tmp_path: pathli
     assert "differs from this command in 1 key: seed: 0 on disk, 7 now" in text
     assert "name=digits-2" in text
     assert run.experiment() == first
+
+
+def test_an_older_plan_is_not_mixed_with_a_new_one(tmp_path: pathlib.Path) -> None:
+    run = RunDir(tmp_path)
+    run.write_plan("old")
+    run.write_plan("old")
+    with pytest.raises(RunError, match="another version of synthaug"):
+        run.write_plan("new")
 
 
 def test_a_phase_order_of_its_own_is_a_difference(tmp_path: pathlib.Path) -> None:

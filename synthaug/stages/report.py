@@ -43,7 +43,7 @@ def run(job: Job) -> dict[str, Any]:
         class_names=[entry.name for entry in table.entries],
         notes=_notes(job.run, settings),
         settings_text=config.render(settings),
-        command=f"synthaug run {job.run.path.name}  # any job file that resolves to the settings below",
+        command=job.run.command(),
     )
     with job.clock.measure("step"):
         files = write(report, job.run.report)
