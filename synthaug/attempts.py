@@ -52,17 +52,17 @@ def read_metrics(path: pathlib.Path) -> dict[int, dict[str, Any]]:
 def stage_times(run: RunDir, stage: Stage) -> Times:
     """Returns the times of all attempts at all parts of a stage."""
     spans: list[tuple[float, float]] = []
-    kept, buckets = 0.0, dict[str, float]()
+    kept, busy, buckets = 0.0, 0.0, dict[str, float]()
     for part in range(len(stage.parts)):
         attempts = _by_attempt(read_lines(run.part_dir(stage.name, part) / "attempts.jsonl"))
         for i, events in enumerate(attempts):
             spans.append((events[0]["time"], events[-1]["time"]))
             last = events[-1]["buckets"]
+            busy += sum(last.values())
             for name, seconds in last.items():
                 buckets[name] = buckets.get(name, 0.0) + seconds
             productive = sum(last.get(name, 0.0) for name in PRODUCTIVE)
             kept += productive * _kept_share(events, attempts[i + 1] if i + 1 < len(attempts) else None)
-    busy = sum(end - start for start, end in spans)
     wall = max(end for _, end in spans) - min(start for start, _ in spans) if spans else 0.0
     return Times(len(spans), wall, busy, kept / busy if busy > 0 else None, buckets)
 
