@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import io
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from synthaug import commit
-from synthaug.errors import DataError
 from synthaug.models.text import embed_prompts
 from synthaug.prompts import build_prompts, lint_prompts
 from synthaug.rundir import RunDir
 from synthaug.stages import sets
+from synthaug.stages.arrays import read_arrays, write_arrays
 from synthaug.stages.job import Job
 
 
@@ -51,23 +48,15 @@ def run(job: Job) -> dict[str, Any]:
     count = np.array([len(names) for names in per_class], np.int32)
     with job.clock.measure("step"):
         text, mask = embed_prompts(job.experiment.text_encoder, flat)
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        prompts=np.array(flat),
-        first=(np.cumsum(count) - count).astype(np.int32),
-        count=count,
-        text=np.asarray(text, np.float32),
-        mask=np.asarray(mask, bool),
-    )
-    file = bank_file(job.run)
-    commit.replace(file, buffer.getvalue())
-    return {
-        "prompts": prompts,
-        "warnings": warnings,
-        "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
-        "shape": list(text.shape),
+    arrays = {
+        "prompts": np.array(flat),
+        "first": (np.cumsum(count) - count).astype(np.int32),
+        "count": count,
+        "text": np.asarray(text, np.float32),
+        "mask": np.asarray(mask, bool),
     }
+    sha256 = write_arrays(bank_file(job.run), arrays)
+    return {"prompts": prompts, "warnings": warnings, "sha256": sha256, "shape": list(text.shape)}
 
 
 def bank_file(run: RunDir) -> pathlib.Path:
@@ -77,12 +66,6 @@ def bank_file(run: RunDir) -> pathlib.Path:
 
 def read_bank(run: RunDir) -> PromptBank:
     """Returns the prompt bank, checked against its hash."""
-    expected = run.result("embed")["sha256"]
-    file = bank_file(run)
-    if not file.exists() or commit.sha256_file(file) != expected:
-        raise DataError(
-            f"{file}: missing or altered since it was written; redo it with --stage embed --force."
-        )
-    with np.load(file) as arrays:
-        prompts = tuple(str(p) for p in arrays["prompts"])
-        return PromptBank(prompts, arrays["first"], arrays["count"], arrays["text"], arrays["mask"])
+    arrays = read_arrays(bank_file(run), run.result("embed")["sha256"])
+    prompts = tuple(str(p) for p in arrays["prompts"])
+    return PromptBank(prompts, arrays["first"], arrays["count"], arrays["text"], arrays["mask"])

@@ -7,6 +7,7 @@ features. It has seen the train images: FID against train and against val differ
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from synthaug.diffusion.cascade import enlarge
 from synthaug.models.functional import Weights, hash_weights
 from synthaug.rundir import RunDir
 from synthaug.stages import classifiers, sets
+from synthaug.stages.arrays import read_arrays, write_arrays
 from synthaug.stages.job import Job
 from synthaug.train.checkpoint import load_weights
 
@@ -61,10 +63,12 @@ def run(job: Job) -> dict[str, Any]:
     )
     sha256 = hash_weights(trained.weights)
     encoder = _encoder(job.experiment, trained.weights, sha256, top)
+    hashes = {}
     for split in ("train", "val"):
         for resolution in resolutions:
             features, logits = encoder.encode(sets.load_real(job.run, split, resolution)[0])
-            np.savez(_features_file(job.run, split, resolution), features=features, logits=logits)
+            file = _features_file(job.run, split, resolution)
+            hashes[file.name] = write_arrays(file, {"features": features, "logits": logits})
     return {
         "name": encoder.name,
         "weights_sha256": sha256,
@@ -72,6 +76,7 @@ def run(job: Job) -> dict[str, Any]:
         "steps": trained.num_steps,
         "checkpoint": f"encoder-0/checkpoints/{trained.num_steps}",
         "top1": trained.accuracy.top1,
+        "features": hashes,
     }
 
 
@@ -95,9 +100,10 @@ def load_encoder(run: RunDir, settings: experiment.Experiment) -> Encoder:
 
 def real_features(run: RunDir, split: str, resolution: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (features f32[N,D], logits f32[N,K]) of a real set."""
-    with np.load(_features_file(run, split, resolution)) as arrays:
-        return arrays["features"], arrays["logits"]
+    file = _features_file(run, split, resolution)
+    arrays = read_arrays(file, run.result("encoder")["features"][file.name])
+    return arrays["features"], arrays["logits"]
 
 
-def _features_file(run: RunDir, split: str, resolution: int) -> Any:
+def _features_file(run: RunDir, split: str, resolution: int) -> pathlib.Path:
     return run.part_dir("encoder", 0) / f"features-{split}-{resolution}.npz"

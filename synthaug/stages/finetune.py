@@ -118,7 +118,6 @@ def run(job: Job) -> dict[str, Any]:
     key = rng.stream(rng.root(job.experiment.seed), f"finetune/{name}")
     bank_arrays = parallel.replicate({"text": jnp.asarray(bank.text), "mask": jnp.asarray(bank.mask)})
     batch_at, val_batch = _batches(job, settings, bank, bank_arrays)
-    best = {"val_loss": float("inf"), "step": 0.0}
 
     def make_state() -> dict[str, Any]:
         if settings.finetune.init == "scratch":
@@ -128,8 +127,6 @@ def run(job: Job) -> dict[str, Any]:
 
     def evaluate(state: dict[str, Any]) -> dict[str, float]:
         loss = float(functions.validate(averaged(state), val_batch, rng.stream(key, "validate")))
-        if loss < best["val_loss"]:
-            best.update(val_loss=loss, step=float(state["step"]))
         return {"val_loss": loss, "best": loss}
 
     state, checkpoint = train(

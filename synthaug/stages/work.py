@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import gc
 import json
 import os
@@ -13,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from synthaug import parallel
+from synthaug import commit, parallel
 from synthaug.errors import Interrupted, RunError, SynthaugError
 from synthaug.experiment import Experiment
 from synthaug.launch.plan import Plan, make_plan
@@ -22,6 +24,9 @@ from synthaug.site import Site
 from synthaug.stages import classify, embed, encoder, finetune, prepare, report, sample, score, sweep
 from synthaug.stages.job import Job, Send
 from synthaug.train.preemption import StopFlag
+
+# A write that failed for one of these reasons is the user's to mend, wherever it happened.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
 VERBS: dict[str, Callable[[Job], dict[str, Any]]] = {
     "prepare": prepare.run,
@@ -56,28 +61,38 @@ def run_part(
     with run.hold(f"{stage_name}-{part}/lock"):
         if run.is_done(stage_name, part):
             return
-        job = Job(run, experiment, site, stage_name, part, stage.parts[part].args, stop=stop, send=send)
-        started = time.time()
         try:
-            result = VERBS[stage.verb](job)
-        except BaseException as error:
+            job = Job(run, experiment, site, stage_name, part, stage.parts[part].args, stop=stop, send=send)
+            run.finish(stage_name, part, _attempt(job, stage.verb, plan.experiment))
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            raise commit.write_error(run.part_dir(stage_name, part), error) from None
+
+
+def _attempt(job: Job, verb: str, experiment_sha256: str) -> dict[str, Any]:
+    """Runs a stage and returns what done.json holds; the books of the attempt are closed either way."""
+    started = time.time()
+    try:
+        result = VERBS[verb](job)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # the disk may be what failed
             job.note(f"ended: {error}" if isinstance(error, SynthaugError) else traceback.format_exc())
             job.end("interrupted" if isinstance(error, Interrupted) else "failed")
-            raise
-        last = job.end("finished")
-        record = {
-            "stage": stage_name,
-            "part": part,
-            "args": stage.parts[part].args,
-            "result": result,
-            "attempt": job.attempt,
-            "started": round(started, 3),
-            "seconds": round(time.time() - started, 3),
-            "buckets": last["buckets"],
-            "experiment": plan.experiment,
-            "versions": parallel.versions(),
-        }
-        run.finish(stage_name, part, record)
+        raise
+    last = job.end("finished")
+    return {
+        "stage": job.stage,
+        "part": job.part,
+        "args": job.args,
+        "result": result,
+        "attempt": job.attempt,
+        "started": round(started, 3),
+        "seconds": round(time.time() - started, 3),
+        "buckets": last["buckets"],
+        "experiment": experiment_sha256,
+        "versions": parallel.versions(),
+    }
 
 
 def _names(plan: Plan) -> str:
