@@ -66,6 +66,7 @@ def train(
         with job.clock.measure("restore"):
             state = start(checkpoints, make_state)
         job.resumed(int(state["step"]))
+        job.progress(int(state["step"]), num_steps)  # shows the total while the first step compiles
         state = fit(
             state,
             update,
