@@ -7,13 +7,15 @@ import json
 import os
 import pathlib
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 from synthaug import __version__
-from synthaug.errors import RunError, SynthaugError
+from synthaug.errors import Interrupted, RunError, SynthaugError
 
 # jax and the stages are imported where they are needed: help, show, plan and status answer at once.
 
@@ -61,7 +63,9 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--site", type=pathlib.Path, metavar="FILE", help="YAML with workers and devices")
     run.add_argument("--stage", metavar="STAGE", help="only this stage")
     run.add_argument("--part", type=int, metavar="N", help="only this part of --stage")
-    run.add_argument("--force", action="store_true", help="redo --stage and all that depends on it")
+    run.add_argument(
+        "--force", action="store_true", help="redo --stage or its --part, then what depends on it"
+    )
     run.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
     plan = _verb(verbs, "plan", _plan, "print every job of a study")
@@ -124,8 +128,9 @@ def _run(args: argparse.Namespace) -> int:
     from synthaug.launch.plan import make_plan, to_json
     from synthaug.rundir import RunDir
 
+    _stop_on_signals()
     started = time.monotonic()
-    study = experiment.load(args.job, args.overrides)
+    study = experiment.with_absolute_paths(experiment.load(args.job, args.overrides))
     here = site.load(args.site)
     site.check(study, here, str(args.job))
     checks.check_inputs(study, str(args.job))
@@ -137,14 +142,26 @@ def _run(args: argparse.Namespace) -> int:
     plan = make_plan(run.experiment())
     with run.hold():
         run.write_plan(to_json(plan))
-        if args.force:
-            local.forget(plan, run, args.stage, args.part)
         todo = local.select(plan, args.stage, args.part, run)
+        if args.force:
+            stale = local.forget(plan, run, args.stage, args.part)
+            todo = [key for key in local.select(plan, None, None, run) if key[0] in stale]
         if todo:
             local.Executor(run, plan, here, todo, quiet=args.quiet, only=args.stage is not None).execute()
     if not args.quiet:
         _print_end(run, plan, todo, time.monotonic() - started)
     return 0
+
+
+def _stop_on_signals() -> None:
+    """Makes a stop request that comes before or after the work, too, one line and exit code 75."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        raise Interrupted(f"stopped by {name}; nothing is lost. Run the same command again to go on.")
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, leave)
 
 
 def _print_end(run: Any, plan: Any, todo: list[Any], seconds: float) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 from synthaug.launch.plan import Stage
 from synthaug.rundir import RunDir
 
+EVENT_KEYS = {"attempt", "event", "time", "done", "buckets"}
+
 # Time that moves a result forward; the rest (compile, restore, save, waiting) is overhead.
 PRODUCTIVE = ("step", "data", "evaluate")
 
@@ -70,6 +72,8 @@ def stage_times(run: RunDir, stage: Stage) -> Times:
 def _by_attempt(events: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     attempts: dict[int, list[dict[str, Any]]] = {}
     for event in events:
+        if not event.keys() >= EVENT_KEYS:
+            continue  # not ours
         attempts.setdefault(event["attempt"], []).append(event)
     return list(attempts.values())
 

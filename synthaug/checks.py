@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import pathlib
 
-from synthaug import config
 from synthaug.errors import ConfigError
 from synthaug.experiment import (
-    MIXES,
     OPTIONAL_STAGES,
     STAGES,
     Classifier,
@@ -23,12 +21,8 @@ from synthaug.experiment import (
 
 def problems(e: Experiment) -> list[str]:
     """Returns what is wrong between settings that are each valid alone, the first problem first."""
-    found = [
-        *_name_problems(e),
-        *_stage_problems(e),
-        *_text_problems(e.text_encoder),
-        *_optimizer_problems(e),
-    ]
+    found = [*_name_problems(e), *_stage_problems(e), *_list_problems(e), *_text_problems(e.text_encoder)]
+    found += _optimizer_problems(e)
     try:
         order = cascade_order(e.cascade)
     except ConfigError as error:
@@ -39,16 +33,41 @@ def problems(e: Experiment) -> list[str]:
 
 
 def _name_problems(e: Experiment) -> list[str]:
-    if e.name and e.name[0] != "." and all(c.isalnum() or c in "-_." for c in e.name):
+    plain = e.name.isascii() and all(c.isalnum() or c in "-_." for c in e.name)
+    if plain and e.name and e.name[0] != "." and len(e.name) <= 64:
         return []
-    return [f"name = {e.name!r}; expected letters, digits, '-', '_' and '.', as in digits-2."]
+    return [f"name = {e.name[:80]!r}; expected up to 64 letters, digits, '-', '_' and '.', as in digits-2."]
+
+
+def _list_problems(e: Experiment) -> list[str]:
+    """Lists that must hold something, and lists that must not hold a value twice."""
+    c, problems = e.classify, []
+    lists: dict[str, tuple[object, ...]] = {
+        "classify.mixes": c.mixes,
+        "classify.copies": c.copies,
+        "classify.shots": c.shots,
+        "classify.seeds": c.seeds,
+    }
+    classifiers = {f"classify.models.{n}": m for n, m in c.models.items()}
+    depths = {f"{n}.depths": m.depths for n, m in {**classifiers, "score.encoder": e.score.encoder}.items()}
+    mults = {f"cascade.{n}.unet.channel_mult": m.unet.channel_mult for n, m in e.cascade.items()}
+    for key, values in {**lists, **depths, **mults}.items():
+        if not values:
+            problems.append(f"{key} is empty; give at least one value.")
+    for name, phase in e.sweep.phases.items():
+        for knob, values in vars(phase.grid).items():
+            lists[f"sweep.phases.{name}.grid.{knob}"] = values
+    for key, values in lists.items():
+        twice = [v for i, v in enumerate(values) if v in values[:i]]
+        if twice:
+            problems.append(f"{key} holds {twice[0]} twice; the same work would count as new, remove one.")
+    if "{}" not in e.prompts.template:
+        problems.append(f"prompts.template = {e.prompts.template!r} needs {{}} for the class name.")
+    return problems
 
 
 def _stage_problems(e: Experiment) -> list[str]:
     problems = []
-    for stage in e.stages:
-        if stage not in STAGES:
-            problems.append(f"stages: {stage!r} is no stage{config.did_you_mean(stage, STAGES)}")
     for stage in STAGES:
         if stage not in e.stages and stage not in OPTIONAL_STAGES:
             problems.append(f"stages: {stage} is missing; every study needs it, add it.")
@@ -115,6 +134,7 @@ def _model_problems(name: str, m: Model, cascade: dict[str, Model]) -> list[str]
         for what, size in (("norm_groups", m.unet.norm_groups), ("head_dim", m.unet.head_dim)):
             if width % size:
                 problems.append(f"{at}.unet.{what} = {size} does not divide {width} channels; use a divisor.")
+    problems += _timestep_problems(at, m)
     if m.diffusion.schedule == "linear" and 0 < m.diffusion.num_timesteps <= 20:
         problems.append(
             f"{at}.diffusion.num_timesteps = {m.diffusion.num_timesteps}; the linear schedule needs more "
@@ -124,6 +144,14 @@ def _model_problems(name: str, m: Model, cascade: dict[str, Model]) -> list[str]
         problems.append(f"{at}.sampler.logvar_mix = learned needs {at}.diffusion.learned_variance = true.")
     problems += _grid_problems(at, m, m.sampler.num_sampling_steps, m.sampler.checkpoint)
     return problems
+
+
+def _timestep_problems(at: str, m: Model) -> list[str]:
+    steps, total = m.sampler.timesteps, m.diffusion.num_timesteps
+    if steps and (len(set(steps)) != len(steps) or max(steps) >= max(total, 1)):
+        found = "the schedule is continuous" if not total else f"they must differ and lie below {total}"
+        return [f"{at}.sampler.timesteps: {found}; change it, or diffusion.num_timesteps."]
+    return []
 
 
 def _grid_problems(at: str, m: Model, steps: int, checkpoint: int) -> list[str]:
@@ -137,7 +165,7 @@ def _grid_problems(at: str, m: Model, steps: int, checkpoint: int) -> list[str]:
     if checkpoint and checkpoint not in kept:
         problems.append(
             f"{at}: checkpoint {checkpoint} is not kept; expected one of {sorted(kept)} "
-            "(finetune.saving.keep_steps, in steps of saving.every)."
+            "(those of finetune.saving.keep_steps and the last)."
         )
     return problems
 
@@ -187,9 +215,6 @@ def _score_problems(e: Experiment) -> list[str]:
 
 def _classify_problems(e: Experiment) -> list[str]:
     problems = []
-    for mix in e.classify.mixes:
-        if mix not in MIXES:
-            problems.append(f"classify.mixes: {mix!r} is no mix; expected some of {', '.join(MIXES)}.")
     for copies in e.classify.copies:
         if copies > e.sample.copies:
             problems.append(

@@ -61,6 +61,14 @@ def knob(
 # ------------------------------------------------------------------------------------------ reading
 
 
+# What PyYAML lets through: impossible dates, `!!int x`, a thousand brackets, numbers of a thousand digits.
+UNREADABLE = (ValueError, TypeError, RecursionError, OverflowError)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader that refuses a key given twice: the second would win silently."""
 
@@ -68,6 +76,8 @@ class _Loader(yaml.SafeLoader):
 def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[Any, int] = {}
     for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ConfigError(f"line {key_node.start_mark.line + 1}: a key must be a word, e.g. seed.")
         if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *anchor`, whose keys are meant to be overridden
             continue
         key = loader.construct_object(key_node)
@@ -92,7 +102,7 @@ def read_yaml(path: pathlib.Path) -> dict[str, Any]:
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, _names_beside(path), n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else "; check the path."
-        raise ConfigError(f"{path}: no such job file{hint}") from None
+        raise ConfigError(f"{path}: no such file{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as text ({error}); expected a YAML file.") from None
     return parse_yaml(text, where=str(path))
@@ -109,6 +119,8 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}: not YAML{line}: {problem}; expected `key: value` lines.") from None
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+    except UNREADABLE as error:
+        raise ConfigError(f"{where}: not YAML: {_first_line(error)}; expected `key: value` lines.") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{where}: holds {_kind(tree)}; expected a mapping of `key: value` lines.")
     return tree
@@ -132,8 +144,8 @@ def apply_overrides(tree: Mapping[str, Any], overrides: typing.Sequence[str]) ->
             raise ConfigError(f"override {override!r}: expected key.sub=value, e.g. seed=1.")
         try:
             value = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError:
-            raise ConfigError(f"override {override!r}: {text!r} is not YAML; quote it.") from None
+        except (yaml.YAMLError, *UNREADABLE):
+            raise ConfigError(f"override {override[:200]!r} is not YAML; quote its value.") from None
         node = result
         *parents, last = dotted.split(".")
         for depth, key in enumerate(parents):
@@ -203,7 +215,7 @@ def _convert(hint: Any, value: Any, meta: Mapping[str, Any], where: str, key: st
     converted = _scalar(hint, value)
     if converted is None:
         expected = _expected(hint, meta)
-        raise ConfigError(f"{where}: {key} = {value!r} is {_kind(value)}; expected {expected}.")
+        raise ConfigError(f"{where}: {key} = {str(value)[:80]!r} is {_kind(value)}; expected {expected}.")
     _check_range(hint, converted, meta, where, key)
     return converted
 
@@ -236,7 +248,10 @@ def _scalar(hint: Any, value: Any) -> Any:
     if hint is float:
         if isinstance(value, str):
             value = _number(value)  # PyYAML reads 1e-4 as a string: only 1.0e-4 is a float to it
-        return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+        try:
+            return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+        except OverflowError:
+            return None
     if hint is str:
         if isinstance(value, str):
             return value

@@ -14,6 +14,8 @@ from synthaug.errors import ConfigError
 
 STAGES = ("prepare", "embed", "encoder", "finetune", "sweep", "sample", "score", "classify", "report")
 OPTIONAL_STAGES = ("sweep", "score", "classify")
+MIXES = ("real", "generated", "real+generated")
+MAX_SEED = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ class TextEncoder:
     width: int = knob(64, "width of an embedding", unit="channels", at_least=8)
     num_layers: int = knob(2, "transformer layers", at_least=1)
     num_heads: int = knob(4, "attention heads", at_least=1)
-    seed: int = knob(0, "seed of the frozen random weights", at_least=0)
+    seed: int = knob(0, "seed of the frozen random weights", at_least=0, at_most=MAX_SEED)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,6 +134,9 @@ class Sampler:
         0.0, "ddpm: 0 = posterior variance, 1 = beta", at_least=0, at_most=1
     )
     eta: float = knob(0.0, "ddim: 0 = deterministic, 1 = ancestral", at_least=0, at_most=1)
+    timesteps: tuple[int, ...] = knob(
+        (), "discrete schedules: sample at exactly these; empty = evenly spaced", at_least=0
+    )
     threshold: str = knob("static", "clipping of the predicted image", choices=("none", "static", "dynamic"))
     threshold_percentile: float = knob(99.5, "dynamic: percentile of |x|", above=0, at_most=100)
     threshold_max: float = knob(1e9, "dynamic: largest divisor (DeepFloyd IF: 1.5)", at_least=1)
@@ -238,14 +243,10 @@ class Classify:
     """What the generated data are worth: classifiers on real, generated and mixed sets."""
 
     models: dict[str, Classifier] = knob({}, "name -> classifier")
-    mixes: tuple[str, ...] = knob(
-        ("real", "generated", "real+generated"),
-        "training sets; generated alone is CAS",
-        choices=(),
-    )
+    mixes: tuple[str, ...] = knob(MIXES, "training sets; generated alone is CAS", choices=MIXES)
     copies: tuple[int, ...] = knob((1,), "generated copies in real+generated", at_least=1)
     shots: tuple[int, ...] = knob((0,), "real images per class; 0 = all", at_least=0)
-    seeds: tuple[int, ...] = knob((0,), "training seeds", at_least=0)
+    seeds: tuple[int, ...] = knob((0,), "training seeds", at_least=0, at_most=MAX_SEED)
     budget: str = knob("steps", "what stays fixed when the set grows", choices=("steps", "epochs"))
 
 
@@ -254,8 +255,10 @@ class Experiment:
     """A study: one YAML file in jobs/."""
 
     name: str = knob(doc="name of the run; its directory under runs/")
-    seed: int = knob(0, "seed of everything but classifier training", at_least=0)
-    stages: tuple[str, ...] = knob(STAGES, f"stages to run; only {', '.join(OPTIONAL_STAGES)} may be absent")
+    seed: int = knob(0, "seed of everything but classifier training", at_least=0, at_most=MAX_SEED)
+    stages: tuple[str, ...] = knob(
+        STAGES, f"stages to run; only {', '.join(OPTIONAL_STAGES)} may be absent", choices=STAGES
+    )
     data: Data = knob(doc="labelled images")
     prompts: Prompts = knob(Prompts(), "text for each class")
     text_encoder: TextEncoder = knob(TextEncoder(), "frozen text encoder")
@@ -268,9 +271,6 @@ class Experiment:
     def digest(self) -> str:
         """Returns the SHA-256 of the resolved settings."""
         return hashlib.sha256(config.render(self).encode()).hexdigest()
-
-
-MIXES = ("real", "generated", "real+generated")
 
 
 def load(path: pathlib.Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -313,12 +313,28 @@ def parse(tree: dict[str, Any], where: str) -> Experiment:
     return experiment
 
 
+def with_absolute_paths(experiment: Experiment) -> Experiment:
+    """Returns the experiment with every path absolute: a scheduler's job starts in another folder."""
+    data = experiment.data
+    if data.path:
+        data = dataclasses.replace(data, path=str(pathlib.Path(data.path).absolute()))
+    cascade = {}
+    for name, model in experiment.cascade.items():
+        init = model.finetune.init
+        if init != "scratch":
+            init = str(pathlib.Path(init).absolute())
+        cascade[name] = dataclasses.replace(model, finetune=dataclasses.replace(model.finetune, init=init))
+    return dataclasses.replace(experiment, data=data, cascade=cascade)
+
+
 def cascade_order(cascade: dict[str, Model]) -> list[str]:
     """Returns the model names from base to highest resolution, following `low_res`.
 
     Raises:
         ConfigError: an unknown `low_res`, a cycle, no or several base models, or a fork.
     """
+    if not cascade:
+        raise ConfigError("cascade is empty; name at least a base model.")
     bases = [name for name, model in cascade.items() if not model.low_res]
     for name, model in cascade.items():
         if model.low_res and model.low_res not in cascade:

@@ -1,4 +1,4 @@
-"""Where a study runs. Nothing here may change a result."""
+"""Where a study runs. Nothing here changes a result, but for rounding where `devices` differs."""
 
 from __future__ import annotations
 

@@ -51,7 +51,8 @@ def test_results_have_the_documented_form(finished: pathlib.Path) -> None:
 def test_encoder_has_learnt_the_digits(finished: pathlib.Path) -> None:
     """120 steps of a small ResNet are enough to read most digits: data, labels and training fit together."""
     done = json.loads((finished / "encoder-0" / "done.json").read_text())
-    assert done["result"]["top1"] > 0.8
+    assert done["result"]["top1"]["8"] > 0.8
+    assert done["result"]["top1"]["4"] > 0.4  # blurred, but no longer two classes for all
 
 
 def test_sets_have_as_many_images_per_class_as_the_train_split(finished: pathlib.Path) -> None:
@@ -146,7 +147,7 @@ def test_one_part_can_be_redone_with_the_same_result(finished: pathlib.Path) -> 
         "run", str(study.TINY), "--runs", runs, "--stage", "score", "--part", "3", "--force"
     )
     assert done.returncode == 0, done.stderr
-    assert "not finished yet: report" in done.stdout
+    assert "2 jobs finished" in done.stdout  # the part and the report, which depends on it
     done = study.synthaug("run", str(study.TINY), "--runs", runs, "--quiet")
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""

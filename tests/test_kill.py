@@ -38,28 +38,30 @@ def test_killed_study_equals_the_one_left_alone(tmp_path: pathlib.Path, referenc
     """SIGKILL to the command, to a worker, and each kind of stop request, at seeded random moments."""
     chance = random.Random(20261121)
     run = tmp_path / "tiny"
-    # Moments by stage, so that every stage is hit: (a file that appears in it, how it is stopped).
+    # One worker, so that the order is the plan's and every stage is hit:
+    # a file that appears in the stage, and how the study is stopped then.
+    site = tmp_path / "site.yaml"
+    site.write_text("workers: 1\n")
     moments = [
         ("prepare-0/attempts.jsonl", "kill"),
+        ("embed-0/attempts.jsonl", "kill"),
         ("encoder-0/checkpoints/20/digest.json", "worker"),
-        ("finetune-1/checkpoints/20", "kill"),
         ("finetune-0/checkpoints/30", "SIGTERM"),
+        ("finetune-1/checkpoints/20", "kill"),
         ("sweep-base-1/attempts.jsonl", "kill"),
+        ("choose-base-0/attempts.jsonl", "kill"),
         ("sweep-enlarge-0/checkpoints", "SIGINT"),
         ("sets/generated/4/shard-00001.json", "kill"),
         ("score-2/attempts.jsonl", "kill"),
         ("classify-9/checkpoints/20", "SIGUSR1"),
-        ("classify-20/attempts.jsonl", "kill"),
+        ("classify-20/attempts.jsonl", "SIGUSR2"),
         ("report-0/attempts.jsonl", "kill"),
     ]
-    used = 0
     for file, how in moments:
-        if (run / file).exists():
-            continue  # the other worker was faster than in the list
-        used += 1
-        process = study.start(tmp_path)
+        assert not (run / file).exists(), f"{file} was there before its turn"
+        process = study.start(tmp_path, "--site", str(site))
         wait_for(run / file, process)
-        time.sleep(chance.uniform(0, 0.3))
+        time.sleep(chance.uniform(0, 0.2))
         if how == "worker":
             os.kill(chance.choice(workers_of(run)), signal.SIGKILL)
             time.sleep(0.5)
@@ -67,17 +69,14 @@ def test_killed_study_equals_the_one_left_alone(tmp_path: pathlib.Path, referenc
         elif how == "kill":
             study.kill(process)
         else:
-            number = getattr(signal, how)
-            os.kill(process.pid, number)
+            os.kill(process.pid, getattr(signal, how))
             text = process.communicate(timeout=120)[0]
-            if process.returncode != 0:  # it may have finished in that very moment
-                assert process.returncode == 75, text
-                assert "same command again" in text.splitlines()[-1]
+            assert process.returncode == 75, text
+            assert "same command again" in text.splitlines()[-1]
         deadline = time.monotonic() + 10
         while workers_of(run) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not workers_of(run), "workers outlived the command"
-    assert used >= 7
     last = study.synthaug("run", str(study.TINY), "--runs", str(tmp_path))
     assert last.returncode == 0, last.stderr
     found, expected = study.outcome(run), study.outcome(reference_run)

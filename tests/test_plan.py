@@ -67,7 +67,7 @@ def test_force_forgets_the_stage_and_what_depends_on_it(tmp_path: pathlib.Path) 
         for part in range(len(stage.parts)):
             run.part_dir(stage.name, part).mkdir()
             run.finish(stage.name, part, {"result": {}})
-    local.forget(plan, run, "classify", 3)
+    assert local.forget(plan, run, "classify", 3) == {"classify", "report"}
     assert local.select(plan, None, None, run) == [("classify", 3), ("report", 0)]
     local.forget(plan, run, "sample", None)
     left = {name for name, _ in local.select(plan, None, None, run)}

@@ -60,8 +60,12 @@ def select(plan: Plan, stage: str | None, part: int | None, run: RunDir) -> list
     return [key for key in keys if not run.is_done(*key)]
 
 
-def forget(plan: Plan, run: RunDir, stage: str, part: int | None) -> None:
-    """Deletes the results of a stage (or one part) and of everything that depends on them."""
+def forget(plan: Plan, run: RunDir, stage: str, part: int | None) -> set[str]:
+    """Deletes the results of a stage (or one part) and of everything that depends on them.
+
+    Returns:
+        The names of the stages that lost results.
+    """
     names = [s.name for s in plan.stages if stage in (s.name, s.verb)]
     stale = {name for first in names for name in plan.downstream(first)}
     for s in plan.stages:
@@ -75,6 +79,8 @@ def forget(plan: Plan, run: RunDir, stage: str, part: int | None) -> None:
     if "prepare" in stale:
         shutil.rmtree(run.path / "sets", ignore_errors=True)
         run.manifest.unlink(missing_ok=True)
+    shutil.rmtree(run.report, ignore_errors=True)  # it is downstream of everything
+    return stale
 
 
 @dataclasses.dataclass

@@ -9,6 +9,9 @@ from typing import Any
 
 from synthaug.experiment import Classify, Experiment, cascade_order
 
+FORMAT = 1
+"""Raised when files of a run change their form, so that no version reads another's by mistake."""
+
 # What a stage is to a scheduler: one job, an array of independent jobs, or one job on several hosts.
 SINGLE, ARRAY, GANG = "single", "array", "gang"
 
@@ -144,7 +147,7 @@ def to_json(plan: Plan) -> str:
         parts = ",\n    ".join(json.dumps(p.args, sort_keys=True) for p in s.parts)
         head = {"name": s.name, "verb": s.verb, "kind": s.kind, "after": list(s.after)}
         stages.append(f'  {json.dumps(head)[:-1]}, "parts": [\n    {parts}\n  ]}}')
-    top = json.dumps({"name": plan.name, "experiment": plan.experiment})[:-1]
+    top = json.dumps({"name": plan.name, "experiment": plan.experiment, "format": FORMAT})[:-1]
     return f'{top}, "stages": [\n' + ",\n".join(stages) + "\n]}\n"
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from synthaug.errors import ConfigError
+from synthaug.experiment import TextEncoder
 from synthaug.models.text import embed_prompts
 from synthaug.prompts import build_prompts, lint_prompts
 from synthaug.rundir import RunDir
@@ -47,7 +49,7 @@ def run(job: Job) -> dict[str, Any]:
     flat = [prompt for names in per_class for prompt in names]
     count = np.array([len(names) for names in per_class], np.int32)
     with job.clock.measure("step"):
-        text, mask = embed_prompts(job.experiment.text_encoder, flat)
+        text, mask = encode(job.experiment.text_encoder, flat)
     arrays = {
         "prompts": np.array(flat),
         "first": (np.cumsum(count) - count).astype(np.int32),
@@ -57,6 +59,13 @@ def run(job: Job) -> dict[str, Any]:
     }
     sha256 = write_arrays(bank_file(job.run), arrays)
     return {"prompts": prompts, "warnings": warnings, "sha256": sha256, "shape": list(text.shape)}
+
+
+def encode(settings: TextEncoder, prompts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (text f32[P,L,D], mask bool[P,L]); another kind of encoder is another line here."""
+    if settings.kind == "byte":
+        return embed_prompts(settings, prompts)
+    raise ConfigError(f"text_encoder.kind = {settings.kind!r}; expected byte.")
 
 
 def bank_file(run: RunDir) -> pathlib.Path:

@@ -1,7 +1,9 @@
 """encoder: the network whose features every metric compares, and the features of the real sets.
 
 At toy size it is a classifier trained on the real train split; its penultimate layer gives the
-features. It has seen the train images: FID against train and against val differ also for that reason.
+features. It learns from the images at every resolution that is scored, enlarged as they are for scoring:
+a classifier that knew sharp images only would see two or three classes in all enlarged ones.
+It has seen the train images: FID against train and against val differ also for that reason.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 from synthaug import experiment, parallel
 from synthaug.data.images import to_float, to_u8
 from synthaug.diffusion.cascade import enlarge
+from synthaug.metrics.accuracy import accuracy
 from synthaug.models.functional import Weights, hash_weights
 from synthaug.rundir import RunDir
 from synthaug.stages import classifiers, sets
@@ -37,8 +40,7 @@ class Encoder:
 
     def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns (features f32[N,D], logits f32[N,K]) of u8[N,h,w,C], enlarged as `resize` says."""
-        if images.shape[1] != self.resolution:
-            images = np.asarray(to_u8(jax.device_get(enlarge(to_float(images), self.resolution))))
+        images = enlarge_u8(images, self.resolution)
         logits, features = classifiers.predict(self.settings, self.weights, images, self.num_classes)
         return features, logits
 
@@ -52,21 +54,26 @@ def run(job: Job) -> dict[str, Any]:
     settings = job.experiment.score.encoder
     resolutions = sorted(m.resolution for m in job.experiment.cascade.values())
     top = resolutions[-1]
+    train_sets = [sets.load_real(job.run, "train", r) for r in resolutions]
+    images = np.concatenate([enlarge_u8(images, top) for images, _ in train_sets])
     trained = classifiers.train_classifier(
         job,
         settings,
-        sets.load_real(job.run, "train", top),
+        (images, np.concatenate([labels for _, labels in train_sets])),
         sets.load_real(job.run, "val", top),
-        steps=classifiers.num_steps(settings, job.experiment.classify.budget, job.experiment.data.num_train),
+        steps=classifiers.num_steps(settings, job.experiment.classify.budget, len(images)),
         seed=job.experiment.seed,
         role="encoder",
     )
     sha256 = hash_weights(trained.weights)
     encoder = _encoder(job.experiment, trained.weights, sha256, top)
-    hashes = {}
+    hashes, top1 = {}, {}
     for split in ("train", "val"):
         for resolution in resolutions:
-            features, logits = encoder.encode(sets.load_real(job.run, split, resolution)[0])
+            images, labels = sets.load_real(job.run, split, resolution)
+            features, logits = encoder.encode(images)
+            if split == "val":
+                top1[str(resolution)] = accuracy(logits, labels).top1
             file = _features_file(job.run, split, resolution)
             hashes[file.name] = write_arrays(file, {"features": features, "logits": logits})
     return {
@@ -75,9 +82,16 @@ def run(job: Job) -> dict[str, Any]:
         "resolution": top,
         "steps": trained.num_steps,
         "checkpoint": f"encoder-0/checkpoints/{trained.num_steps}",
-        "top1": trained.accuracy.top1,
+        "top1": top1,
         "features": hashes,
     }
+
+
+def enlarge_u8(images: np.ndarray, resolution: int) -> np.ndarray:
+    """Returns u8[N,H,W,C]: images u8[N,h,w,C] enlarged bilinearly, or as they are."""
+    if images.shape[1] == resolution:
+        return images
+    return np.asarray(to_u8(jax.device_get(enlarge(to_float(images), resolution))))
 
 
 def _encoder(settings: experiment.Experiment, weights: Weights, sha256: str, resolution: int) -> Encoder:

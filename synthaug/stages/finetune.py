@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from synthaug import experiment, parallel, rng
+from synthaug import commit, experiment, parallel, rng
 from synthaug.data.images import to_float
 from synthaug.data.stream import Stream
 from synthaug.diffusion.cascade import augment_low_res, enlarge
@@ -137,7 +137,7 @@ def run(job: Job) -> dict[str, Any]:
         num_steps=settings.finetune.num_steps,
         saving=settings.finetune.saving,
         key=key,
-        identity=identity(job, f"finetune/{name}"),
+        identity={**identity(job, f"finetune/{name}"), "init": _init_digest(settings.finetune.init)},
         evaluate=evaluate,
         learning_rate=learning_rate(settings.finetune.optimizer, settings.finetune.num_steps),
     )
@@ -185,6 +185,11 @@ def _split_arrays(job: Job, settings: experiment.Model, split: str) -> dict[str,
 def identity(job: Job, role: str) -> dict[str, str]:
     """Returns what a checkpoint of this run must agree with: experiment, data and its role."""
     return {"experiment": job.experiment.digest(), "data": sets.data_hash(job.run), "role": role}
+
+
+def _init_digest(init: str) -> str:
+    """Returns the hash of the record of the checkpoint that training starts from."""
+    return init if init == "scratch" else commit.sha256_file(pathlib.Path(init) / "digest.json")
 
 
 def _initial_weights(folder: str, unet: Model, name: str) -> Weights:

@@ -75,7 +75,7 @@ class Generator:
         }
         if low_res is not None:
             batch["low_res"] = low_res[fill]
-        steps = self.settings.num_sampling_steps
+        steps = len(self.settings.timesteps) or self.settings.num_sampling_steps
         run = sampler(self.model, static_part(self.settings), steps, self.channels, self.bank.width)
         level = jnp.float32(self.settings.aug_level)
         images = run(self.weights, knobs(self.settings), level, key, parallel.place(batch))
@@ -88,7 +88,7 @@ def sampler(
 ) -> Callable[..., jax.Array]:
     """Returns the compiled sampling loop; all points of a sweep with equal step counts share it."""
     unet = build(model, channels, text_width)
-    grid = step_grid(model.diffusion, num_steps)
+    grid = step_grid(model.diffusion, num_steps, static.timesteps or None)
     shape = (model.resolution, model.resolution, channels)
 
     @jax.jit

@@ -72,12 +72,12 @@ def gather_results(run: RunDir, settings: Experiment) -> dict[str, Any]:
 
 def _description(settings: Experiment, run: RunDir) -> str:
     prepared, table = run.result("prepare"), sets.class_table(run)
-    chain = " -> ".join(str(model.resolution) for model in settings.cascade.values())
+    chain = " → ".join(str(model.resolution) for model in settings.cascade.values())
     train, val = prepared["num_train"], prepared["num_val"]
     return (
         f"{train} real images of {len(table.entries)} classes train a text-to-image cascade ({chain} px), "
-        f"which makes {settings.sample.copies} x {train} labelled images. Classifiers learn from real, "
-        f"generated and mixed sets and are tested on {val} real images that no model has seen."
+        f"which makes {settings.sample.copies} times {train} labelled images. Classifiers learn from real, "
+        f"generated and mixed sets and are tested on {val} real images that no model was trained on."
     )
 
 
@@ -131,13 +131,19 @@ def _choices(run: RunDir, settings: Experiment) -> list[Choice]:
 
 def _notes(run: RunDir, settings: Experiment) -> list[str]:
     prepare, encoder = run.result("prepare"), run.result("encoder")
+    top1 = ", ".join(f"{100 * share:.1f} % at {r} px" for r, share in encoder["top1"].items())
     notes = [
         f"Split: in each class, in source order, every {settings.data.val_every}th image goes to validation.",
-        f"Encoder: {encoder['name']}; top-1 {100 * encoder['top1']:.1f} % on the validation images. It was "
-        "trained on the train split, so features of train images are easier for it than those of validation.",
+        f"Encoder: {encoder['name']}; top-1 on the real validation images: {top1}. It was trained on the "
+        "train split, so features of train images are easier for it than those of validation.",
         "FID and Inception Score in this report use that encoder: compare them with each other only.",
         f"Left-out images: {len(prepare['corrupt'])}"
         + (f" ({', '.join(list(prepare['corrupt'])[:5])})." if prepare["corrupt"] else "."),
     ]
+    if seen := [n for n, p in settings.sweep.phases.items() if p.reference == "val" or p.choose == "cas"]:
+        notes.append(
+            f"The validation images, on which classifiers are tested, also chose sampling settings (phases "
+            f"{', '.join(seen)}), as in the paper. No weights were trained on them."
+        )
     notes += run.result("embed")["warnings"]
     return notes

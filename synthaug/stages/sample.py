@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from synthaug import commit
 from synthaug.data.shards import open_shard, write_shard
 from synthaug.experiment import cascade_order
 from synthaug.launch.plan import num_sample_shards
@@ -73,6 +74,7 @@ def _one_shard(
     `position` is (images done before, images in all), for the progress.
     """
     directory = job.run.set_dir("generated", generator.model.resolution)
+    commit.remove_leftovers(directory)
     done, total = position
     if there := open_shard(directory, shard, made_by=hashes):
         job.progress(done + len(there), total, "images")

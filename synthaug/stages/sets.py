@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 
 from synthaug.data.shards import open_set
+from synthaug.errors import DataError
 from synthaug.experiment import Experiment
 from synthaug.launch.plan import num_sample_shards
 from synthaug.manifest import ClassTable
@@ -18,6 +19,8 @@ def class_table(run: RunDir) -> ClassTable:
     """Returns the classes that prepare found."""
     run.result("prepare")  # refuses a run whose prepare stage is not finished
     file = run.path / "sets" / "classes.json"
+    if not file.exists():
+        raise DataError(f"{file}: is missing; make the sets again with --stage prepare --force.")
     return ClassTable.from_json(file.read_text(), str(file))
 
 
