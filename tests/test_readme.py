@@ -6,9 +6,12 @@ import pathlib
 import re
 import shlex
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from synthaug.__main__ import parse
+from tests import study
 
 ROOT = pathlib.Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -40,6 +43,22 @@ def test_every_command_parses(line: str) -> None:
         from synthaug import experiment
 
         experiment.load(ROOT / job, args.overrides)
+
+
+def test_own_images_example_reaches_the_prompt_bank(tmp_path: pathlib.Path) -> None:
+    """The README's command for a folder of one's own, on a small one, through the stages that read it."""
+    line = next(c for c in commands() if "data.source=folder" in c)
+    chance = np.random.default_rng(0)
+    for name in ("daisy", "dandelion", "roses", "sunflowers", "tulips"):
+        (tmp_path / "flowers" / name).mkdir(parents=True)
+        for i in range(10):
+            pixels = chance.integers(0, 256, (12, 9, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "flowers" / name / f"{i}.jpg")
+    words = shlex.split(line.replace("/data/flowers", str(tmp_path / "flowers")))[1:]
+    words += ["data.num_train=40", "data.num_val=10", "--runs", str(tmp_path / "runs"), "--stage"]
+    for stage in ("prepare", "embed"):
+        done = study.synthaug(*words, stage)
+        assert done.returncode == 0, done.stderr
 
 
 def test_tree_equals_the_disk() -> None:
