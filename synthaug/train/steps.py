@@ -59,6 +59,7 @@ class Steps:
         for step in reversed(candidates):
             try:
                 self.whole(step)
+                self.retain()  # a kill may have come between the last digest and this
                 return step
             except digest.Unusable as problem:
                 self._reject(step, problem)
@@ -114,9 +115,8 @@ class Steps:
     def _reject(self, step: int, problem: digest.Unusable) -> None:
         aside = self.directory / REJECTED
         aside.mkdir(exist_ok=True)
-        for (
-            old
-        ) in aside.iterdir():  # one torn checkpoint is evidence, one for every preemption fills the disk
+        # One torn checkpoint is evidence, one for every preemption fills the disk.
+        for old in aside.iterdir():
             if not (old / digest.FILE).exists():
                 shutil.rmtree(old, ignore_errors=True)
         target, copies = aside / str(step), 1
