@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import pathlib
 import queue
 import shutil
 import signal
@@ -283,8 +282,3 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 def _name(key: Key) -> str:
     return f"{key[0]} {key[1]}"
-
-
-def report_path(run: RunDir) -> pathlib.Path:
-    """Returns where the report is."""
-    return run.report / "report.html"

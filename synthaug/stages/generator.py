@@ -63,6 +63,32 @@ class Generator:
             batches.append(self._batch(indices[part], rows[part], None if low_res is None else low_res[part]))
         return np.concatenate(batches)
 
+    def generate_watched(
+        self,
+        job: Job,
+        indices: np.ndarray,
+        rows: np.ndarray,
+        low_res: np.ndarray | None,
+        *,
+        done: int,
+        total: int,
+    ) -> np.ndarray:
+        """Returns what `generate` does; after each batch the job reports progress and may be stopped.
+
+        `done` of `total` images were made before, as far as the job's progress is concerned.
+        """
+        batches = []
+        for start in range(0, len(indices), self.batch_size):
+            job.check_stop()
+            part = slice(start, start + self.batch_size)
+            with job.clock.measure("step"):
+                batches.append(
+                    self._batch(indices[part], rows[part], None if low_res is None else low_res[part])
+                )
+            done += len(batches[-1])
+            job.progress(done, total, "images")
+        return np.concatenate(batches)
+
     def _batch(self, indices: np.ndarray, rows: np.ndarray, low_res: np.ndarray | None) -> np.ndarray:
         count = len(indices)
         # A last batch that is short is filled up: one shape, one compilation, the same sums.

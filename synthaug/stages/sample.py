@@ -81,16 +81,7 @@ def _one_shard(
         return there.load()[0], there.shards[0]
     indices = np.asarray(plan.range_of(shard))
     rows = generator.bank.rows(plan.class_index[indices], plan.prompt_index[indices])
-    batches = []
-    for start in range(0, len(indices), generator.batch_size):
-        job.check_stop()
-        part = slice(start, start + generator.batch_size)
-        with job.clock.measure("step"):
-            low = None if low_res is None else low_res[part]
-            batches.append(generator.generate(indices[part], rows[part], low))
-        done += len(batches[-1])
-        job.progress(done, total, "images")
-    images = np.concatenate(batches)
+    images = generator.generate_watched(job, indices, rows, low_res, done=done, total=total)
     records = [(_header(job, plan, int(i)), image) for i, image in zip(indices, images, strict=True)]
     with job.clock.measure("save"):
         marker = write_shard(directory, shard, int(indices[0]), records, attempt=job.attempt, **hashes)

@@ -66,15 +66,7 @@ def _images(job: Job, phase: experiment.Phase, generator: Generator) -> tuple[np
     indices = np.arange(phase.num_images)
     rows = generator.bank.rows(labels, indices)
     low_res = _low_res(job, phase, generator, indices, rows)
-    batches = []
-    for start in range(0, phase.num_images, generator.batch_size):
-        job.check_stop()
-        part = slice(start, start + generator.batch_size)
-        with job.clock.measure("step"):
-            made = generator.generate(indices[part], rows[part], None if low_res is None else low_res[part])
-        batches.append(made)
-        job.progress(start + len(made), phase.num_images, "images")
-    images = np.concatenate(batches)
+    images = generator.generate_watched(job, indices, rows, low_res, done=0, total=phase.num_images)
     records = [
         ({"class_key": table.entries[k].key, "class_index": int(k)}, image)
         for k, image in zip(labels, images, strict=True)
