@@ -19,6 +19,7 @@ LIGHT = (
     "errors",
     "config",
     "experiment",
+    "licences",
     "site",
     "rundir",
     "manifest",
@@ -31,6 +32,7 @@ HEAVY = ("jax", "flax", "optax", "orbax", "grain", "tensorflow", "matplotlib", "
 
 # What each layer may import of the package.
 ALLOWED = {
+    "weights": {"weights", "models", "diffusion", "experiment", "errors", "config", "commit", "licences"},
     "diffusion": {"diffusion", "experiment", "errors", "rng", "config"},
     "models": {"models", "experiment", "errors", "rng", "config"},
     "metrics": {"metrics", "errors"},
@@ -45,6 +47,9 @@ OWNERS = {
     "submitit": {"launch/slurm.py"},
     "google.cloud": {"launch/tpu.py"},
     "tensorflow": {"data/images.py", "weights/"},
+    "safetensors": {"weights/tensors.py", "train/posthoc.py"},
+    "sentencepiece": {"models/tokenizer.py"},
+    "ftfy": {"models/tokenizer.py"},
     "tensorboardX": {"stages/training.py"},
     "sklearn": {"data/sources.py"},
     "array_record": {"data/shards.py"},
@@ -122,8 +127,8 @@ def test_light_modules_load_nothing_heavy() -> None:
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_no_file_and_no_function_is_too_long(path: pathlib.Path) -> None:
     text = path.read_text()
-    # config.py and experiment.py are tables of settings more than code.
-    limit = {"config.py": 420, "experiment.py": 370, "manifest.py": 440}.get(path.name, 320)
+    # config.py is a table of settings more than code.
+    limit = {"config.py": 420, "manifest.py": 440}.get(path.name, 320)
     assert len(text.splitlines()) <= limit, name(path)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
@@ -140,12 +145,12 @@ def test_every_knob_is_read() -> None:
     """A setting that nothing reads is a promise not kept."""
     from synthaug import experiment
 
-    source = "".join(p.read_text() for p in FILES if p.name != "experiment.py")
+    source = "".join(p.read_text() for p in FILES if p.parent.name != "experiment")
     source += (
-        (PACKAGE / "experiment.py").read_text().partition("\ndef load")[2]
-    )  # its functions, not its fields
+        (PACKAGE / "experiment/study.py").read_text().partition("\ndef load")[2]
+    )  # functions, not fields
     for cls in vars(experiment).values():
-        if isinstance(cls, type) and cls.__module__ == "synthaug.experiment":
+        if isinstance(cls, type) and cls.__module__.startswith("synthaug.experiment"):
             for field in cls.__dataclass_fields__:
                 assert f".{field}" in source or f'"{field}"' in source, (
                     f"{cls.__name__}.{field} is never read"

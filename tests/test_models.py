@@ -20,13 +20,13 @@ from synthaug.models.unet import build_unet
 B, L, D, K = 3, 5, 12, 4
 
 UNET = experiment.UNet(
-    channels=8, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(4,), head_dim=4, norm_groups=4
+    channels=8, channel_mult=(1, 2), num_res_blocks=(1,), attention_resolutions=(4,), head_dim=4, norm_groups=4
 )
 DROPPING_UNET = experiment.UNet(
-    channels=8, channel_mult=(1,), num_res_blocks=1, head_dim=4, norm_groups=4, dropout=0.5
+    channels=8, channel_mult=(1,), num_res_blocks=(1,), head_dim=4, norm_groups=4, dropout=0.5
 )
 PAPER_BASE = experiment.UNet(
-    channels=512, channel_mult=(1, 2, 3, 4), num_res_blocks=3, attention_resolutions=(32, 16, 8)
+    channels=512, channel_mult=(1, 2, 3, 4), num_res_blocks=(3,), attention_resolutions=(32, 16, 8)
 )
 RESNET = experiment.Classifier(kind="resnet", width=4, depths=(1, 1), dropout=0.5)
 VIT = experiment.Classifier(kind="vit", width=8, depths=(2,), num_heads=2, patch_size=2, dropout=0.5)

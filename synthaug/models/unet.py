@@ -40,12 +40,12 @@ class UNet(nnx.Module):
         self.text = linear(text_width, width, rngs=rngs)
         self.conv_in = Conv3x3((1 + has_low_res) * channels, settings.channels, rngs=rngs)
         self.down, skips = _down_blocks(settings, resolution, rngs)
-        deepest = settings.channels * settings.channel_mult[-1]
+        deepest = int(settings.channels * settings.channel_mult[-1])
         number = len(self.down)
         self.middle0 = Block(deepest, deepest, settings, number=number, attention=True, rngs=rngs)
         self.middle1 = Block(deepest, deepest, settings, number=number + 1, rngs=rngs)
         self.up = _up_blocks(settings, resolution, skips, number + 2, rngs)
-        top = settings.channels * settings.channel_mult[0]
+        top = int(settings.channels * settings.channel_mult[0])
         self.norm_out = GroupNorm(top, settings.norm_groups, rngs=rngs)
         self.conv_out = Conv3x3(top, out_channels, zero=True, rngs=rngs)
 
@@ -73,13 +73,15 @@ class UNet(nnx.Module):
         h = self.conv_in(jnp.concatenate([z_t, cond["low_res"]], axis=-1) if self.has_low_res else z_t)
         skips = [h]
         for level in levels:
-            for name in _names(level, self.settings.num_res_blocks, "down" if level < levels[-1] else None):
+            for name in _names(
+                level, self.settings.num_res_blocks[-1], "down" if level < levels[-1] else None
+            ):
                 h = self.down[name](h, context, train=train, key=key)
                 skips.append(h)
         h = self.middle0(h, context, train=train, key=key)
         h = self.middle1(h, context, train=train, key=key)
         for level in reversed(levels):
-            for name in _names(level, self.settings.num_res_blocks + 1, None):
+            for name in _names(level, self.settings.num_res_blocks[-1] + 1, None):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = self.up[name](h, context, train=train, key=key)
             if level > 0:
@@ -138,16 +140,16 @@ def _down_blocks(settings: experiment.UNet, resolution: int, rngs: nnx.Rngs) -> 
     blocks, skips = nnx.Dict(), [settings.channels]
     for level, mult in enumerate(settings.channel_mult):
         attention = resolution >> level in settings.attention_resolutions
-        for name in _names(level, settings.num_res_blocks, None):
+        for name in _names(level, settings.num_res_blocks[-1], None):
             blocks[name] = Block(
                 skips[-1],
-                mult * settings.channels,
+                int(mult * settings.channels),
                 settings,
                 number=len(blocks),
                 attention=attention,
                 rngs=rngs,
             )
-            skips.append(mult * settings.channels)
+            skips.append(int(mult * settings.channels))
         if level < len(settings.channel_mult) - 1:
             blocks[f"level{level}_down"] = Block(
                 skips[-1], skips[-1], settings, number=len(blocks), resample="down", rngs=rngs
@@ -163,16 +165,16 @@ def _up_blocks(
     blocks, skips, channels = nnx.Dict(), list(skips), skips[-1]
     for level, mult in reversed(list(enumerate(settings.channel_mult))):
         attention = resolution >> level in settings.attention_resolutions
-        for name in _names(level, settings.num_res_blocks + 1, None):
+        for name in _names(level, settings.num_res_blocks[-1] + 1, None):
             blocks[name] = Block(
                 channels + skips.pop(),
-                mult * settings.channels,
+                int(mult * settings.channels),
                 settings,
                 number=number + len(blocks),
                 attention=attention,
                 rngs=rngs,
             )
-            channels = mult * settings.channels
+            channels = int(mult * settings.channels)
         if level > 0:
             blocks[f"level{level}_up"] = Block(
                 channels, channels, settings, number=number + len(blocks), resample="up", rngs=rngs

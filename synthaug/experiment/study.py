@@ -1,4 +1,4 @@
-"""Every knob that decides a result. Two equal experiments give the same numbers wherever they run."""
+"""A study: what is swept, sampled, scored and classified, and the file it is read from."""
 
 from __future__ import annotations
 
@@ -6,153 +6,18 @@ import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from synthaug import config
 from synthaug.config import knob
 from synthaug.errors import ConfigError
+from synthaug.experiment.data import MAX_SEED, Data, Prompts, TextEncoder
+from synthaug.experiment.generator import Model, Network
+from synthaug.experiment.training import Finetune, Optimizer, Saving
 
 STAGES = ("prepare", "embed", "encoder", "finetune", "sweep", "sample", "score", "classify", "report")
 OPTIONAL_STAGES = ("sweep", "score", "classify")
 MIXES = ("real", "generated", "real+generated")
-MAX_SEED = 2**31 - 1
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Data:
-    """The labelled images and their split."""
-
-    source: str = knob(doc="where images come from", choices=("digits", "folder"))
-    path: str = knob("", "folder with one folder of images per class, for source = folder")
-    num_classes: int = knob(doc="classes in the source; checked by prepare", unit="classes", at_least=2)
-    num_train: int = knob(doc="images in the train split; checked by prepare", unit="images", at_least=1)
-    num_val: int = knob(doc="images in the validation split", unit="images", at_least=1)
-    val_every: int = knob(
-        5, "of each class, in source order, every n-th image goes to validation", unit="images", at_least=2
-    )
-    channels: int = knob(3, "1 for grey images, 3 for colour", choices=(1, 3))
-    resize: str = knob("area", "filter that makes each resolution from the source image", choices=("area",))
-    decoder: str = knob("pillow", "library that decodes image files", choices=("pillow", "tensorflow"))
-    shard_size: int = knob(1024, "images per prepared shard", unit="images", at_least=1)
-    max_corrupt: int = knob(0, "unreadable images that prepare may leave out", unit="images", at_least=0)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prompts:
-    """The text for each class."""
-
-    names: dict[str, str] = knob({}, "class key -> class name; an absent class keeps the source's name")
-    template: str = knob("{}", "prompt with {} for the class name; the paper uses the bare name")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TextEncoder:
-    """The frozen text encoder behind the prompt bank."""
-
-    kind: str = knob("byte", "byte: embedded byte-level transformer, no download", choices=("byte",))
-    max_length: int = knob(16, "tokens per prompt; longer prompts are refused", unit="tokens", at_least=1)
-    width: int = knob(64, "width of an embedding", unit="channels", at_least=8)
-    num_layers: int = knob(2, "transformer layers", at_least=1)
-    num_heads: int = knob(4, "attention heads", at_least=1)
-    seed: int = knob(0, "seed of the frozen random weights", at_least=0, at_most=MAX_SEED)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class UNet:
-    """Shape of a U-Net."""
-
-    channels: int = knob(doc="channels at full resolution", unit="channels", at_least=4)
-    channel_mult: tuple[int, ...] = knob((1, 2), "channels of each level, as a multiple", at_least=1)
-    num_res_blocks: int = knob(2, "residual blocks per level", at_least=1)
-    attention_resolutions: tuple[int, ...] = knob(
-        (), "levels with self- and text cross-attention", unit="px", at_least=1
-    )
-    head_dim: int = knob(64, "channels per attention head", unit="channels", at_least=1)
-    norm_groups: int = knob(32, "groups of group normalisation", at_least=1)
-    dropout: float = knob(0.0, "dropout inside residual blocks", at_least=0, at_most=0.9)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Diffusion:
-    """The forward process and what the network predicts."""
-
-    schedule: str = knob("cosine", "noise schedule", choices=("cosine", "linear"))
-    num_timesteps: int = knob(0, "0 = continuous time, else the discrete grid, e.g. 1000", at_least=0)
-    prediction: str = knob("eps", "what the network's first C channels are", choices=("eps", "v", "x"))
-    learned_variance: bool = knob(False, "C more channels interpolate the log-variance (IDDPM eq. 15)")
-    vlb_weight: float = knob(0.001, "weight of L_vlb beside L_simple, with learned_variance", at_least=0)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Optimizer:
-    """Gradient descent and its learning-rate schedule."""
-
-    kind: str = knob("adam", "update rule", choices=("adafactor", "adam", "adamw", "sgd"))
-    learning_rate: float = knob(1e-4, "peak learning rate", above=0)
-    warmup_steps: int = knob(0, "linear warm-up from 0", unit="steps", at_least=0)
-    schedule: str = knob("constant", "after warm-up", choices=("constant", "cosine"))
-    weight_decay: float = knob(0.0, "decoupled decay (adamw); L2 on kernels (sgd)", at_least=0)
-    momentum: float = knob(0.9, "Nesterov momentum (sgd)", at_least=0, at_most=1)
-    grad_clip: float = knob(1.0, "global gradient norm; 0 = off", at_least=0)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Saving:
-    """When a training run writes checkpoints and which ones stay."""
-
-    every: int = knob(500, "steps between checkpoints", unit="steps", at_least=1)
-    keep_latest: int = knob(2, "newest checkpoints that stay", at_least=1)
-    keep_best: int = knob(1, "checkpoints with the best validation metric that stay", at_least=0)
-    keep_steps: tuple[int, ...] = knob((), "steps that always stay, e.g. for the sweep", at_least=1)
-    log_every: int = knob(50, "steps between logged metrics", unit="steps", at_least=1)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Finetune:
-    """Training of one model of the cascade."""
-
-    init: str = knob("scratch", "scratch, or the folder of a synthaug checkpoint step")
-    num_steps: int = knob(doc="training updates", unit="steps", at_least=1)
-    batch_size: int = knob(doc="global batch", unit="images", at_least=1)
-    optimizer: Optimizer = knob(Optimizer(), "update rule and learning rate")
-    ema_decay: float = knob(0.9999, "decay of the averaged weights", at_least=0, at_most=1)
-    text_drop: float = knob(0.1, "share of examples trained without text", at_least=0, at_most=1)
-    saving: Saving = knob(Saving(), "checkpoints and logs")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sampler:
-    """Settings of one model's sampler; the sweep overrides them point by point."""
-
-    checkpoint: int = knob(0, "training step to sample from; 0 = the last", unit="steps", at_least=0)
-    solver: str = knob(
-        "ddpm", "ancestral, DDIM(eta), or DPM-Solver++ 2M", choices=("ddpm", "ddim", "dpmpp_2m")
-    )
-    num_sampling_steps: int = knob(64, "denoising steps", unit="steps", at_least=1)
-    guidance_weight: float = knob(1.0, "classifier-free guidance; 1 = off", at_least=0)
-    logvar_mix: float | Literal["learned"] = knob(
-        0.0, "ddpm: 0 = posterior variance, 1 = beta", at_least=0, at_most=1
-    )
-    eta: float = knob(0.0, "ddim: 0 = deterministic, 1 = ancestral", at_least=0, at_most=1)
-    timesteps: tuple[int, ...] = knob(
-        (), "discrete schedules: sample at exactly these; empty = evenly spaced", at_least=0
-    )
-    threshold: str = knob("static", "clipping of the predicted image", choices=("none", "static", "dynamic"))
-    threshold_percentile: float = knob(99.5, "dynamic: percentile of |x|", above=0, at_most=100)
-    threshold_max: float = knob(1e9, "dynamic: largest divisor (DeepFloyd IF: 1.5)", at_least=1)
-    aug_level: float = knob(0.0, "noise added to the low-resolution image", at_least=0, at_most=1)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Model:
-    """One model of the cascade."""
-
-    resolution: int = knob(doc="side of the images it makes", unit="px", at_least=2)
-    low_res: str = knob("", "the model whose images it enlarges; empty for the base model")
-    unet: UNet = knob(doc="network shape")
-    diffusion: Diffusion = knob(Diffusion(), "forward process and prediction")
-    finetune: Finetune = knob(doc="training")
-    sampler: Sampler = knob(Sampler(), "sampling settings before the sweep")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,6 +29,13 @@ class Grid:
     logvar_mix: tuple[float, ...] = knob((), "log-variance mixing coefficients", at_least=0, at_most=1)
     num_sampling_steps: tuple[int, ...] = knob((), "denoising steps", at_least=1)
     aug_level: tuple[float, ...] = knob((), "noise on the low-resolution image", at_least=0, at_most=1)
+    solver: tuple[str, ...] = knob((), "solvers", choices=("ddpm", "ddim", "dpmpp_2m", "heun"))
+    guidance_min_t: tuple[float, ...] = knob((), "start of the guidance interval", at_least=0, at_most=1)
+    guidance_max_t: tuple[float, ...] = knob((), "end of the guidance interval", at_least=0, at_most=1)
+    guide_checkpoint: tuple[int, ...] = knob(
+        (), "training steps of autoguidance's weaker weights", at_least=0
+    )
+    ema_length: tuple[float, ...] = knob((), "lengths of the post-hoc EMA", at_least=0, at_most=0.28)
 
     def points(self) -> list[dict[str, Any]]:
         """Returns every combination, the first knob varying slowest."""
@@ -204,6 +76,12 @@ class Sample:
     shard_size: int = knob(512, "images per shard, the unit of commit", unit="images", at_least=1)
     shards_per_part: int = knob(1, "shards one job makes", at_least=1)
     batch_size: int = knob(128, "images sampled at once", unit="images", at_least=1)
+    edit_level: float = knob(
+        0.0,
+        "start from a real train image of the class, noised to this time; 0 = from noise",
+        at_least=0,
+        at_most=1,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -263,6 +141,9 @@ class Experiment:
     prompts: Prompts = knob(Prompts(), "text for each class")
     text_encoder: TextEncoder = knob(TextEncoder(), "frozen text encoder")
     cascade: dict[str, Model] = knob(doc="models by name, the base first")
+    licences: tuple[str, ...] = knob(
+        (), "the licences of the checkpoints that training starts from, if they differ"
+    )
     sweep: Sweep = knob(Sweep(), "search for sampling settings")
     sample: Sample = knob(Sample(), "synthetic data set")
     score: Score = knob(doc="metrics")
@@ -313,18 +194,41 @@ def parse(tree: dict[str, Any], where: str) -> Experiment:
     return experiment
 
 
+def network_of(experiment: Experiment, name: str) -> Network:
+    """Returns what the network of a model of the cascade is, apart from its weights."""
+    model, channels = experiment.cascade[name], experiment.data.channels
+    by_text = model.unet.conditioning == "text"
+    return Network(
+        unet=model.unet,
+        resolution=model.resolution,
+        channels=channels,
+        out_channels=channels * (2 if model.diffusion.learned_variance else 1),
+        text_width=experiment.text_encoder.width if by_text else 0,
+        text_length=experiment.text_encoder.max_length if by_text else 0,
+        num_classes=0 if by_text else experiment.data.num_classes,
+        low_res=bool(model.low_res),
+        enlarge=model.enlarge,
+        augmentation=model.augmentation if model.low_res else "none",
+    )
+
+
 def with_absolute_paths(experiment: Experiment) -> Experiment:
     """Returns the experiment with every path absolute: a scheduler's job starts in another folder."""
     data = experiment.data
     if data.path:
         data = dataclasses.replace(data, path=str(pathlib.Path(data.path).absolute()))
+    if data.val_path:
+        data = dataclasses.replace(data, val_path=str(pathlib.Path(data.val_path).absolute()))
     cascade = {}
     for name, model in experiment.cascade.items():
         init = model.finetune.init
         if init != "scratch":
             init = str(pathlib.Path(init).absolute())
         cascade[name] = dataclasses.replace(model, finetune=dataclasses.replace(model.finetune, init=init))
-    return dataclasses.replace(experiment, data=data, cascade=cascade)
+    text = experiment.text_encoder
+    if text.path:
+        text = dataclasses.replace(text, path=str(pathlib.Path(text.path).absolute()))
+    return dataclasses.replace(experiment, data=data, text_encoder=text, cascade=cascade)
 
 
 def cascade_order(cascade: dict[str, Model]) -> list[str]:

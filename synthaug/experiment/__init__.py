@@ -1,0 +1,56 @@
+"""Every knob that decides a result. Two equal experiments give the same numbers wherever they run."""
+
+from synthaug.experiment.data import MAX_SEED, Data, Prompts, TextEncoder
+from synthaug.experiment.generator import Diffusion, Model, Network, Sampler, UNet
+from synthaug.experiment.study import (
+    MIXES,
+    OPTIONAL_STAGES,
+    STAGES,
+    Classifier,
+    Classify,
+    Experiment,
+    Grid,
+    Phase,
+    Sample,
+    Score,
+    Sweep,
+    cascade_order,
+    load,
+    network_of,
+    parse,
+    saved_steps,
+    with_absolute_paths,
+)
+from synthaug.experiment.training import Finetune, Optimizer, Saving
+
+__all__ = [
+    "MAX_SEED",
+    "MIXES",
+    "OPTIONAL_STAGES",
+    "STAGES",
+    "Classifier",
+    "Classify",
+    "Data",
+    "Diffusion",
+    "Experiment",
+    "Finetune",
+    "Grid",
+    "Model",
+    "Network",
+    "Optimizer",
+    "Phase",
+    "Prompts",
+    "Sample",
+    "Sampler",
+    "Saving",
+    "Score",
+    "Sweep",
+    "TextEncoder",
+    "UNet",
+    "cascade_order",
+    "load",
+    "network_of",
+    "parse",
+    "saved_steps",
+    "with_absolute_paths",
+]
