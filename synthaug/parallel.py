@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import math
 import os
 import pathlib
 import platform
@@ -15,6 +16,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from synthaug.errors import ConfigError
 from synthaug.site import Site
+
+SHARD_FROM = 2**20
+"""Elements from which an array is cut over the devices; of smaller ones each device has a copy."""
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -48,6 +52,36 @@ def place(batch: dict[str, Any]) -> dict[str, Any]:
 def replicate(tree: Any) -> Any:
     """Returns the tree with every array on all devices of the mesh."""
     return jax.device_put(tree, NamedSharding(mesh(), PartitionSpec()))
+
+
+def spread(tree: Any, shard_from: int = SHARD_FROM) -> Any:
+    """Returns the tree on the devices of the mesh: large arrays cut, small ones on every device.
+
+    With the batch cut along the same axis this is fully sharded data parallelism (ZeRO stage 3): a device
+    holds its share of the weights and of what the optimiser keeps, and sees the rest layer by layer.
+
+    Args:
+        tree: of arrays.
+        shard_from: elements from which an array is cut.
+    """
+    return jax.device_put(tree, shardings(tree, shard_from))
+
+
+def shardings(tree: Any, shard_from: int = SHARD_FROM) -> Any:
+    """Returns where each leaf of a tree of arrays or ShapeDtypeStructs goes, see `spread`.
+
+    A large array is cut along its longest axis that divides over the devices, the last of equals.
+    """
+    devices = mesh().devices.size
+
+    def place_leaf(leaf: Any) -> NamedSharding:
+        axes = [i for i, size in enumerate(leaf.shape) if size % devices == 0]
+        if math.prod(leaf.shape) < shard_from or not axes:
+            return NamedSharding(mesh(), PartitionSpec())
+        longest = max(axes, key=lambda i: (leaf.shape[i], i))
+        return NamedSharding(mesh(), PartitionSpec(*(None,) * longest, "data"))
+
+    return jax.tree.map(place_leaf, tree)
 
 
 @functools.cache

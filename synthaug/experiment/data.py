@@ -46,7 +46,9 @@ class TextEncoder:
     )
     path: str = knob("", "t5: folder with config.json, safetensors and spiece.model")
     clean: bool = knob(True, "t5: DeepFloyd IF's clean-up of the prompt; else it is lower-cased and trimmed")
-    max_length: int = knob(16, "tokens per prompt; longer prompts are refused", unit="tokens", at_least=1)
+    max_length: int = knob(
+        16, "tokens per prompt; longer ones are refused, by t5 cut with a warning", unit="tokens", at_least=1
+    )
     width: int = knob(64, "width of an embedding", unit="channels", at_least=8)
     num_layers: int = knob(2, "transformer layers", at_least=1)
     num_heads: int = knob(4, "attention heads", at_least=1)

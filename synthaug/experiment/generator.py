@@ -62,6 +62,11 @@ class Network:
     low_res: bool = knob(False, "whether it enlarges images")
     enlarge: str = knob("half_pixel", "how the low-resolution image is enlarged")
     augmentation: str = knob("none", "noise on the low-resolution image")
+    qkv_order: str = knob(
+        "by_part",
+        "order in the public file: by_part, all queries first, or by_head (ADM's legacy); changes no output",
+        choices=("by_part", "by_head"),
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

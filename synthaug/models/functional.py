@@ -24,15 +24,19 @@ class Model:
 
     Attributes:
         init: `init(key) -> Weights`. Without jit it is fast; large models jit it with out_shardings.
-        apply: `apply(weights, *args, train=False, key=None) -> output`. `key` feeds dropout. It refuses
-            `train=True` for a model with batch statistics, because their update would be lost.
+        apply: `apply(weights, *args, train=False, key=None, method="__call__") -> output`. `key` feeds
+            dropout. It refuses `train=True` for a model with batch statistics, because their update would be
+            lost. Another method of the module than its call is given neither `train` nor `key`.
         apply_train: `apply_train(weights, *args, key=None) -> (output, stats)` in training mode; `stats`
             replace `weights["stats"]`. It serves every model: without batch statistics they are {}.
+        prepare: `prepare(weights) -> weights` for `apply`, in the form that is fastest where the network is
+            evaluated many times with the same weights, e.g. by a sampler; on accelerators the same weights.
     """
 
     init: Callable[[jax.Array], Weights]
     apply: Callable[..., Any]
     apply_train: Callable[..., tuple[Any, dict[str, Any]]]
+    prepare: Callable[[Weights], Weights]
 
 
 def functional(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
@@ -52,10 +56,19 @@ def functional(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
         _, params, stats = nnx.split(make(nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
         return {"params": nnx.to_pure_dict(params), "stats": nnx.to_pure_dict(stats)}
 
-    def apply(weights: Weights, *args: Any, train: bool = False, key: jax.Array | None = None) -> Any:
+    def apply(
+        weights: Weights,
+        *args: Any,
+        train: bool = False,
+        key: jax.Array | None = None,
+        method: str = "__call__",
+    ) -> Any:
         if train and weights["stats"]:
             raise ValueError("Model.apply: train = True would lose the batch statistics; use apply_train.")
-        return nnx.merge(structure, weights["params"], weights["stats"])(*args, train=train, key=key)
+        module = nnx.merge(structure, weights["params"], weights["stats"])
+        if method != "__call__":
+            return getattr(module, method)(*args)
+        return module(*args, train=train, key=key)
 
     def apply_train(weights: Weights, *args: Any, key: jax.Array | None = None) -> tuple[Any, dict[str, Any]]:
         # Merging plain arrays makes new variables at the present trace level, so that batch statistics may
@@ -64,7 +77,16 @@ def functional(make: Callable[[nnx.Rngs], nnx.Module]) -> Model:
         output = module(*args, train=True, key=key)
         return output, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
-    return Model(init, apply, apply_train)
+    def prepare(weights: Weights) -> Weights:
+        if jax.default_backend() != "cpu":
+            return weights
+        module = nnx.merge(structure, weights["params"], weights["stats"])
+        for _, part in nnx.iter_modules(module):
+            if hasattr(part, "prepare"):
+                part.prepare()
+        return {**weights, "params": nnx.to_pure_dict(nnx.state(module, nnx.Param))}
+
+    return Model(init, apply, apply_train, prepare)
 
 
 def abstract(model: Model) -> Weights:

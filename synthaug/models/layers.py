@@ -10,6 +10,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from synthaug.models import winograd
+from synthaug.models.attention import attend
+
+WINOGRAD_CHANNELS = 64
+"""Channels from which a convolution by Winograd's products is faster on a CPU, measured."""
+
 
 def sinusoid(position: jax.Array, width: int) -> jax.Array:
     """Returns the sinusoidal embedding of positions: all cosines, then all sines.
@@ -73,12 +79,31 @@ def _cut(draw: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return draw[: math.prod(shape)].reshape(shape)
 
 
+class Linear(nnx.Module):
+    """x @ kernel + bias, in the precision of x whatever that of the weights."""
+
+    def __init__(self, channels: int, out_channels: int, *, bias: bool, zero: bool, rngs: nnx.Rngs):
+        # The bias takes a key, too, as nnx.Linear's does: the frozen text encoder hangs on their order.
+        key, _ = rngs.params(), rngs.params() if bias else None
+        shape = (channels, out_channels)
+        self.kernel = nnx.Param(jnp.zeros(shape) if zero else lecun_normal(key, shape))
+        self.bias = nnx.Param(jnp.zeros(out_channels)) if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns f32[...,out] of f32[...,in]."""
+        y = x @ self.kernel[...].astype(x.dtype)
+        return y if self.bias is None else y + _along_last(self.bias[...].astype(x.dtype), x.ndim)
+
+
 def linear(
     channels: int, out_channels: int, *, bias: bool = True, zero: bool = False, rngs: nnx.Rngs
-) -> nnx.Linear:
+) -> Linear:
     """Returns a linear layer; `zero` starts its kernel at 0, so that a residual branch starts silent."""
-    start = nnx.initializers.zeros if zero else lecun_normal
-    return nnx.Linear(channels, out_channels, use_bias=bias, kernel_init=start, rngs=rngs)
+    return Linear(channels, out_channels, bias=bias, zero=zero, rngs=rngs)
+
+
+def _along_last(x: jax.Array, ndim: int) -> jax.Array:
+    return x.reshape((1,) * (ndim - 1) + x.shape)
 
 
 def halve(x: jax.Array) -> jax.Array:
@@ -113,10 +138,20 @@ class Conv3x3(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns f32[B,H/stride,W/stride,C'] of x f32[B,H,W,C]."""
+        y = self._convolve(x, self.kernel[...].astype(x.dtype))
+        return y if self.bias is None else y + _along_last(self.bias[...].astype(x.dtype), 4)
+
+    def prepare(self) -> None:
+        """Replaces the kernel by its Winograd transform where that is faster; see `Model.prepare`."""
+        if self.stride == 1 and min(self.kernel.shape[2:]) >= WINOGRAD_CHANNELS:
+            self.kernel = nnx.Param(winograd.transform_kernel(self.kernel[...]))
+
+    def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        if kernel.shape[0] == 4:
+            return winograd.convolve(x, kernel)
         # XLA's CPU convolution takes ten times as long as a matrix product where the output has 2 px or less.
         tiny = min(x.shape[1:3]) <= 2 * self.stride
-        y = (_convolve_patches if tiny else _convolve)(x, self.kernel[...], self.stride)
-        return y if self.bias is None else y + self.bias[...][None, None, None, :]
+        return (_convolve_patches if tiny else _convolve)(x, kernel, self.stride)
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -144,16 +179,29 @@ class GroupNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones(channels))
         self.bias = nnx.Param(jnp.zeros(channels))
 
-    def __call__(self, x: jax.Array, modulation: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
-        """Returns norm(x) * (1 + scale) + shift; x is f32[B,H,W,C], modulation (scale, shift) f32[B,C]."""
-        centred = x - self._by_group(x.mean(axis=(1, 2)))[:, None, None, :]
-        variance = self._by_group(jnp.square(centred).mean(axis=(1, 2)))
+    def __call__(
+        self,
+        x: jax.Array,
+        modulation: tuple[jax.Array, jax.Array] | None = None,
+        *,
+        kept: jax.Array | None = None,
+    ) -> jax.Array:
+        """Returns norm(x) * (1 + scale) + shift, in the precision of x.
+
+        Args:
+            x: f32[B,H,W,C].
+            modulation: scale and shift, f32[B,C] each.
+            kept: bool[B,H,W], the pixels that the moments are taken over; None = all.
+        """
+        wide = x.astype(jnp.float32)
+        centred = wide - self._by_group(_mean(wide, kept))[:, None, None, :]
+        variance = self._by_group(_mean(jnp.square(centred), kept))
         gain = jax.lax.rsqrt(variance + 1e-5) * self.scale[...][None, :]  # f32[B,C]
         bias = self.bias[...][None, :]
         if modulation is not None:
-            scale, shift = modulation
+            scale, shift = (m.astype(jnp.float32) for m in modulation)
             gain, bias = gain * (1.0 + scale), bias * (1.0 + scale) + shift
-        return centred * gain[:, None, None, :] + bias[:, None, None, :]
+        return (centred * gain[:, None, None, :] + bias[:, None, None, :]).astype(x.dtype)
 
     def _by_group(self, x: jax.Array) -> jax.Array:
         """Returns f32[B,C], each channel of f32[B,C] replaced by the mean over its group."""
@@ -162,25 +210,28 @@ class GroupNorm(nnx.Module):
         return jnp.broadcast_to(mean, (b, self.groups, c // self.groups)).reshape(b, c)
 
 
-def attend(
-    query: jax.Array, key: jax.Array, value: jax.Array, *, num_heads: int, mask: jax.Array | None = None
-) -> jax.Array:
-    """Returns multi-head attention, softmax(q k' / sqrt(d)) v (Vaswani et al. 2017).
+def _mean(x: jax.Array, kept: jax.Array | None) -> jax.Array:
+    """Returns f32[B,C], the mean of f32[B,H,W,C] over the pixels that are kept; 0 where none is."""
+    if kept is None:
+        return x.mean(axis=(1, 2))
+    weight = kept.astype(x.dtype)[..., None]
+    return (x * weight).sum(axis=(1, 2)) / jnp.maximum(weight.sum(axis=(1, 2)), 1.0)
 
-    Args:
-        query: f32[B,Q,C].
-        key: f32[B,K,C].
-        value: f32[B,K,C].
-        num_heads: divides C.
-        mask: bool[B,K], keys that may be attended to, at least one per row.
 
-    Returns:
-        f32[B,Q,C].
-    """
-    b, q, c = query.shape
-    query, key, value = (x.reshape(b, -1, num_heads, c // num_heads) for x in (query, key, value))
-    seen = None if mask is None else mask[:, None, None, :]
-    return jax.nn.dot_product_attention(query, key, value, mask=seen).reshape(b, q, c)
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis in f32 (Ba et al. 2016), epsilon 1e-5 as in torch."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns f32[...,D] of f32[...,D], in the precision of x."""
+        wide = x.astype(jnp.float32)
+        centred = wide - wide.mean(axis=-1, keepdims=True)
+        gain = jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + 1e-5)
+        scale, bias = (_along_last(p[...], x.ndim) for p in (self.scale, self.bias))
+        return (centred * gain * scale + bias).astype(x.dtype)
 
 
 class MLP(nnx.Module):
