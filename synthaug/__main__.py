@@ -86,6 +86,19 @@ def build_parser() -> argparse.ArgumentParser:
     report = _verb(verbs, "report", _report, "write the report of a finished study again")
     _add_name(report)
 
+    bring = _verb(verbs, "import", _import, "turn public weights into a checkpoint that training starts from")
+    bring.add_argument("family", metavar="FAMILY", help="deepfloyd-if, adm, or synthaug for our own exports")
+    bring.add_argument("folder", type=pathlib.Path, metavar="FOLDER", help="config.json and safetensors")
+    bring.add_argument("checkpoint", type=pathlib.Path, metavar="CHECKPOINT", help="folder to write")
+
+    export = _verb(verbs, "export-weights", _export_weights, "write a checkpoint as public weights")
+    export.add_argument("checkpoint", type=pathlib.Path, metavar="CHECKPOINT", help="folder of one step")
+    export.add_argument("folder", type=pathlib.Path, metavar="FOLDER", help="folder to write")
+    export.add_argument("--params", action="store_true", help="the last weights instead of the averaged ones")
+    export.add_argument(
+        "--ema-length", type=float, metavar="S", help="the post-hoc EMA of this relative length, e.g. 0.05"
+    )
+
     execute = _verb(verbs, "exec", _exec, "run one part in this process: what a scheduler's job does")
     execute.add_argument("run", type=pathlib.Path, metavar="RUN", help="run directory")
     execute.add_argument("--stage", metavar="STAGE", help="stage of the plan")
@@ -227,6 +240,21 @@ def _report(args: argparse.Namespace) -> int:
         local.forget(plan, run, "report", None)
         local.Executor(run, plan, site.Site(), [("report", 0)], quiet=True, only=True).execute()
     print(run.report / "report.html")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from synthaug.stages.weights import import_weights
+
+    sys.stdout.write(import_weights(args.family, args.folder, args.checkpoint))
+    return 0
+
+
+def _export_weights(args: argparse.Namespace) -> int:
+    from synthaug.stages.weights import export_weights
+
+    average, length = not args.params, args.ema_length
+    sys.stdout.write(export_weights(args.checkpoint, args.folder, average=average, ema_length=length))
     return 0
 
 

@@ -81,7 +81,15 @@ def replace(path: pathlib.Path, data: bytes) -> None:
     Raises:
         RunError: the file cannot be written.
     """
-    tmp = _write_temporary(path, data)
+    adopt(_write_temporary(path, data), path)
+
+
+def adopt(tmp: pathlib.Path, path: pathlib.Path) -> None:
+    """Writes `path`, which may be there, by giving the finished file `tmp` from `temporary` its name.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
     try:
         _sync(tmp)
         os.replace(tmp, path)
