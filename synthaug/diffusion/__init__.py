@@ -12,9 +12,11 @@ Files, in the order to read them:
     schedule     time -> logsnr; the grids of training and of sampling
     prediction   network output <-> x, eps, v; the posterior of z_s given z_t and x
     loss         L_simple and L_vlb
-    guidance     conditional and unconditional pass in one batch
-    sampler      DDPM, DDIM and DPM-Solver++ as functions; one scan
+    guidance     conditional and unconditional pass in one batch; autoguidance
+    solvers      one step of DDPM, DDIM, DPM-Solver++, Heun
+    sampler      one scan over the steps
     cascade      the low-resolution input of a super-resolution model
+    spacing      DeepFloyd IF's named lists of timesteps
 
 Letters:
 

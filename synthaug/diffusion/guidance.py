@@ -1,4 +1,4 @@
-"""Classifier-free guidance."""
+"""Classifier-free guidance, and guidance by a weaker version of the network itself."""
 
 from __future__ import annotations
 
@@ -35,6 +35,31 @@ def guide(denoise: Denoise, cond: Any, null_cond: Any, guidance_weight: jax.Arra
         conditional, unconditional = pairs[:, 0], pairs[:, 1, ..., :channels]
         mixed = guidance_weight * conditional[..., :channels] + (1 - guidance_weight) * unconditional
         return jnp.concatenate([mixed, conditional[..., channels:]], axis=-1)
+
+    return denoiser
+
+
+def autoguide(
+    denoise: Denoise, weaker: Denoise, cond: Any, weaker_cond: Any, guidance_weight: jax.Array, channels: int
+) -> Denoiser:
+    """Returns the network led away from a weaker one: w f(z_t, c) + (1 - w) g(z_t, c).
+
+    Autoguidance (Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", eq. 5): both
+    see the same conditioning, so a class-conditional network without an unconditional mode can be guided.
+
+    Args:
+        denoise: the network.
+        weaker: the same network with other weights.
+        cond: tree of [B,...], conditioning.
+        weaker_cond: the same as the weaker network reads it.
+        guidance_weight: f32[], w.
+        channels: C, of the image; channels beyond are those of `denoise`.
+    """
+
+    def denoiser(z_t: jax.Array, time: jax.Array) -> jax.Array:
+        strong, weak = denoise(z_t, time, cond), weaker(z_t, time, weaker_cond)
+        mixed = guidance_weight * strong[..., :channels] + (1 - guidance_weight) * weak[..., :channels]
+        return jnp.concatenate([mixed, strong[..., channels:]], axis=-1)
 
     return denoiser
 

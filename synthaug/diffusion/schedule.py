@@ -15,6 +15,7 @@ from synthaug.experiment import Diffusion
 
 LOGSNR_LIMIT = 20.0  # beyond it alpha or sigma is below 5e-5 and only rounding is left
 COSINE_OFFSET = 0.008  # s of Nichol & Dhariwal (2021), eq. 17
+TIME_SLACK = 1e-6  # times closer than this are one: 1 - 7/10 is not 0.3 in floating point
 CONTINUOUS_STEPS = 1000  # continuous time, counted in steps of this size, for L_vlb and the network's input
 
 
@@ -26,6 +27,7 @@ class StepGrid(NamedTuple):
     sigma = 0.01; stopping there would leave that noise in every image.
     """
 
+    fraction: jax.Array  # f32[T], position in (0, 1]: 1 is noise
     time: jax.Array  # f32[T], what the network is told
     logsnr_t: jax.Array  # f32[T]
     logsnr_s: jax.Array  # f32[T]
@@ -90,9 +92,11 @@ def network_time(settings: Diffusion, t: jax.Array) -> jax.Array:
 def logsnr_table(settings: Diffusion) -> np.ndarray:
     """Returns f32[num_timesteps], the log signal-to-noise ratio of each discrete timestep.
 
-    Computed in float64, as the public weights were trained: abar = cumprod(1 - beta).
+    abar = cumprod(1 - beta), with 1 - beta rounded to float32 as diffusers does: its samplers and ours then
+    agree to 1e-6. In float64, as the public weights were trained, the images differ by 1e-5.
     """
-    alpha_bar = np.cumprod(1 - betas(settings))
+    alphas = (1 - betas(settings).astype(np.float32)).astype(np.float64)
+    alpha_bar = np.cumprod(alphas).astype(np.float32).astype(np.float64)
     table = np.log(alpha_bar) - np.log1p(-alpha_bar)
     return np.clip(table, -LOGSNR_LIMIT, LOGSNR_LIMIT).astype(np.float32)
 
@@ -119,7 +123,9 @@ def betas(settings: Diffusion) -> np.ndarray:
     return np.linspace(1e-4, 0.02, steps) * (1000 / steps)
 
 
-def step_grid(settings: Diffusion, num_sampling_steps: int, subset: Sequence[int] | None = None) -> StepGrid:
+def step_grid(
+    settings: Diffusion, num_sampling_steps: int, subset: Sequence[int] | None = None, start: float = 1.0
+) -> StepGrid:
     """Returns the steps of a sampler, evenly spaced in time and starting at full noise.
 
     Continuous time runs over t = 1, 1 - 1/T, ..., 1/T. Discrete time takes every n-th timestep counted
@@ -130,23 +136,42 @@ def step_grid(settings: Diffusion, num_sampling_steps: int, subset: Sequence[int
         settings: the forward process.
         num_sampling_steps: T.
         subset: discrete time only: the T timesteps to take instead, in any order.
+        start: leave out the steps at times above it, of 1 = noise: the sampler then starts from a noised
+            image (SDEdit, Meng et al. 2022).
 
     Raises:
-        ConfigError: more steps than timesteps, or a subset that is no set of T timesteps.
+        ConfigError: more steps than timesteps, a subset that is no set of T timesteps, or no step left.
 
     Example:
         >>> step_grid(Diffusion(num_timesteps=1000), 4).time.tolist()
         [999.0, 749.0, 499.0, 249.0]
+        >>> step_grid(Diffusion(num_timesteps=1000), 4, start=0.5).fraction.tolist()
+        [0.5, 0.25]
     """
-    if settings.num_timesteps:
-        t = jnp.asarray(_timesteps(settings.num_timesteps, num_sampling_steps, subset))
+    total = settings.num_timesteps
+    if total:
+        t = _timesteps(total, num_sampling_steps, subset)
+        fractions = (t + 1) / total
     elif subset is not None:
         raise ConfigError("step_grid: subset given for continuous time; expected num_timesteps > 0; omit it.")
     else:
-        t = jnp.asarray(1 - np.arange(num_sampling_steps) / num_sampling_steps, jnp.float32)
-    ratios = jax.jit(logsnr, static_argnums=0)(settings, t)  # else a program for every operation
+        fractions = 1 - np.arange(num_sampling_steps) / num_sampling_steps
+        t = fractions.astype(np.float32)
+    kept = fractions <= start + TIME_SLACK
+    if not kept.any():
+        raise ConfigError(
+            f"start = {start:g} is before the last of {num_sampling_steps} steps, at {fractions[-1]:g}; "
+            "expected at least that; raise it, or num_sampling_steps."
+        )
+    times = jnp.asarray(t[kept])
+    ratios = jax.jit(logsnr, static_argnums=0)(settings, times)  # else a program for every operation
     clean = jnp.full(1, jnp.inf, jnp.float32)
-    return StepGrid(network_time(settings, t), ratios, jnp.concatenate([ratios[1:], clean]))
+    return StepGrid(
+        jnp.asarray(fractions[kept], jnp.float32),
+        network_time(settings, times),
+        ratios,
+        jnp.concatenate([ratios[1:], clean]),
+    )
 
 
 def _timesteps(num_timesteps: int, num_sampling_steps: int, subset: Sequence[int] | None) -> np.ndarray:

@@ -5,25 +5,42 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable
-from typing import Any
+import pathlib
+from collections.abc import Iterator
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from synthaug import config, experiment, parallel, rng
-from synthaug.data.images import to_float
-from synthaug.diffusion.cascade import augment_low_res, enlarge
-from synthaug.diffusion.sampler import Knobs, knobs, sample, static_part
-from synthaug.diffusion.schedule import step_grid
+from synthaug.diffusion.sampler import knobs, static_part
 from synthaug.models.functional import Weights, hash_weights
 from synthaug.rundir import RunDir
 from synthaug.stages import sets
 from synthaug.stages.embed import PromptBank, read_bank
-from synthaug.stages.finetune import build, checkpoint_dir
+from synthaug.stages.finetune import checkpoint_dir, snapshot_dir
 from synthaug.stages.job import Job
+from synthaug.stages.sampling import sampler
+from synthaug.train import posthoc
 from synthaug.train.checkpoint import load_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """Images to generate; the number alone decides the noise of an image."""
+
+    index: np.ndarray  # i64[N], image numbers
+    class_index: np.ndarray  # i32[N]
+    prompt_index: np.ndarray  # i64[N], into the prompts of the class, modulo their number
+    low_res: np.ndarray | None = None  # u8[N,h,w,C], images to enlarge; None for the base model
+    start: np.ndarray | None = None  # u8[N,H,W,C], images to edit; None to start from noise
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, rows: np.ndarray | slice) -> Wanted:
+        """Returns some of them."""
+        arrays = {name: None if array is None else array[rows] for name, array in vars(self).items()}
+        return Wanted(**arrays)  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,140 +48,122 @@ class Generator:
     """One model of the cascade with its weights and sampling settings."""
 
     name: str
+    network: experiment.Network
     model: experiment.Model
     settings: experiment.Sampler
     weights: Weights
     weights_sha256: str
     bank: PromptBank
-    channels: int
     seed: int
     batch_size: int
+    weaker: Weights | None = None  # the weights that autoguidance leads away from
+    edit_level: float = 0.0  # time at which the images to edit start, 1 = noise; 0 = all start from noise
 
     @property
     def settings_sha256(self) -> str:
         """Hash of everything but the weights that decides an image."""
         text = f"{self.name}\n{self.seed}\n{config.render(self.settings)}{config.render(self.model)}"
-        return hashlib.sha256(text.encode()).hexdigest()
+        edit = f"edit_level: {self.edit_level}\n" if self.edit_level else ""
+        return hashlib.sha256((text + edit).encode()).hexdigest()
 
-    def generate(self, indices: np.ndarray, rows: np.ndarray, low_res: np.ndarray | None) -> np.ndarray:
-        """Returns images of any number, made in batches of one fixed size.
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole sampler; images to edit skip those before `edit_level`."""
+        return len(self.settings.timesteps) or self.settings.num_sampling_steps
 
-        Args:
-            indices: i64[N], image numbers; they alone decide the noise.
-            rows: i32[N], rows of the prompt bank.
-            low_res: u8[N,h,w,C], the images to enlarge; None for the base model.
+    def generate(self, wanted: Wanted) -> np.ndarray:
+        """Returns images u8[N,H,W,C] of any number, made in batches of one fixed size."""
+        return np.concatenate([self._batch(part) for part in self._parts(wanted)])
 
-        Returns:
-            u8[N,H,W,C].
-        """
-        batches = []
-        for start in range(0, len(indices), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            batches.append(self._batch(indices[part], rows[part], None if low_res is None else low_res[part]))
-        return np.concatenate(batches)
-
-    def generate_watched(
-        self,
-        job: Job,
-        indices: np.ndarray,
-        rows: np.ndarray,
-        low_res: np.ndarray | None,
-        *,
-        done: int,
-        total: int,
-    ) -> np.ndarray:
+    def generate_watched(self, job: Job, wanted: Wanted, *, done: int, total: int) -> np.ndarray:
         """Returns what `generate` does; after each batch the job reports progress and may be stopped.
 
         `done` of `total` images were made before, as far as the job's progress is concerned.
         """
         batches = []
-        for start in range(0, len(indices), self.batch_size):
+        for part in self._parts(wanted):
             job.check_stop()
-            part = slice(start, start + self.batch_size)
             with job.clock.measure("step"):
-                batches.append(
-                    self._batch(indices[part], rows[part], None if low_res is None else low_res[part])
-                )
+                batches.append(self._batch(part))
             done += len(batches[-1])
             job.progress(done, total, "images")
         return np.concatenate(batches)
 
-    def _batch(self, indices: np.ndarray, rows: np.ndarray, low_res: np.ndarray | None) -> np.ndarray:
-        count = len(indices)
+    def _parts(self, wanted: Wanted) -> Iterator[Wanted]:
+        for start in range(0, len(wanted), self.batch_size):
+            yield wanted.take(slice(start, start + self.batch_size))
+
+    def _batch(self, wanted: Wanted) -> np.ndarray:
+        count = len(wanted)
         # A last batch that is short is filled up: one shape, one compilation, the same sums.
-        fill = np.resize(np.arange(count), self.batch_size)
-        key = rng.stream(rng.root(self.seed), f"sample/{self.name}")
-        batch = {
-            "index": indices[fill].astype(np.uint32),
-            "text": self.bank.text[rows[fill]],
-            "text_mask": self.bank.mask[rows[fill]],
-        }
-        if low_res is not None:
-            batch["low_res"] = low_res[fill]
-        steps = len(self.settings.timesteps) or self.settings.num_sampling_steps
-        run = sampler(self.model, static_part(self.settings), steps, self.channels, self.bank.width)
+        full = wanted.take(np.resize(np.arange(count), self.batch_size))
+        batch, null = {"index": full.index.astype(np.uint32)}, None
+        if self.network.text_width:
+            rows = self.bank.rows(full.class_index, full.prompt_index)
+            batch |= {"text": self.bank.text[rows], "text_mask": self.bank.mask[rows]}
+            null = parallel.replicate(self.bank.null(self.network.unet))
+        else:
+            batch["label"] = full.class_index.astype(np.int32)
+        for name, images in (("low_res", full.low_res), ("start", full.start)):
+            if images is not None:
+                batch[name] = images
+        run = sampler(
+            self.network,
+            self.model.diffusion,
+            self.model.compute,
+            static_part(self.settings),
+            self.num_steps,
+            1.0 if full.start is None else self.edit_level,
+        )
         level = jnp.float32(self.settings.aug_level)
-        images = run(self.weights, knobs(self.settings), level, key, parallel.place(batch))
+        key = rng.stream(rng.root(self.seed), f"sample/{self.name}")
+        numbers = knobs(self.settings)
+        images = run(self.weights, self.weaker, numbers, level, key, parallel.place(batch), null)
         return np.asarray(images)[:count]
 
 
-@functools.cache
-def sampler(
-    model: experiment.Model, static: experiment.Sampler, num_steps: int, channels: int, text_width: int
-) -> Callable[..., jax.Array]:
-    """Returns the compiled sampling loop; all points of a sweep with equal step counts share it."""
-    unet = build(model, channels, text_width)
-    grid = step_grid(model.diffusion, num_steps, static.timesteps or None)
-    shape = (model.resolution, model.resolution, channels)
-
-    @jax.jit
-    def run(
-        weights: Weights, numbers: Knobs, level: jax.Array, key: jax.Array, batch: dict[str, jax.Array]
-    ) -> jax.Array:
-        cond = {"text": batch["text"], "text_mask": batch["text_mask"]}
-        keys = rng.for_images(key, batch["index"])
-        if model.low_res:
-            low_res = enlarge(to_float(batch["low_res"]), model.resolution)
-            levels = jnp.full(batch["index"].shape, level)
-            cond |= {"low_res": augment_low_res(low_res, levels, keys), "aug_level": levels}
-        null_cond = {
-            **cond,
-            "text": jnp.zeros_like(cond["text"]),
-            "text_mask": jnp.zeros_like(cond["text_mask"]),
-        }
-
-        def denoise(z_t: jax.Array, time: jax.Array, cond: dict[str, jax.Array]) -> jax.Array:
-            return unet.apply(weights, z_t, time, cond)
-
-        images = sample(denoise, static, model.diffusion, grid, numbers, keys, cond, null_cond, shape)
-        return jnp.clip(jnp.round((images + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
-
-    return run
-
-
 def load_generator(
-    run: RunDir, settings: experiment.Experiment, name: str, sampling: experiment.Sampler
+    run: RunDir,
+    settings: experiment.Experiment,
+    name: str,
+    sampling: experiment.Sampler,
+    *,
+    edit_level: float = 0.0,
 ) -> Generator:
     """Returns a cascade model ready to sample with the given settings."""
-    weights, sha256 = _load(checkpoint_dir(run, settings, name, sampling.checkpoint))
+    length, snapshots = sampling.ema_length, snapshot_dir(run, settings, name)
+    weights, sha256 = _load(checkpoint_dir(run, settings, name, sampling.checkpoint), snapshots, length)
+    weaker = None
+    if sampling.guide_checkpoint and sampling.guidance_weight != 1:
+        weaker, other = _load(
+            checkpoint_dir(run, settings, name, sampling.guide_checkpoint), snapshots, length
+        )
+        sha256 = hashlib.sha256(f"{sha256}\n{other}".encode()).hexdigest()
     return Generator(
         name=name,
+        network=experiment.network_of(settings, name),
         model=settings.cascade[name],
         settings=sampling,
         weights=weights,
         weights_sha256=sha256,
         bank=read_bank(run),
-        channels=settings.data.channels,
         seed=settings.seed,
         batch_size=settings.sample.batch_size,
+        weaker=weaker,
+        edit_level=edit_level,
     )
 
 
 # The points of a sweep read the same few checkpoints.
-@functools.lru_cache(maxsize=4)
-def _load(directory: Any) -> tuple[Weights, str]:
-    weights, _ = load_weights(directory)
-    return parallel.replicate(weights), hash_weights(weights)
+@functools.lru_cache(maxsize=2)
+def _load(directory: pathlib.Path, snapshots: pathlib.Path, ema_length: float) -> tuple[Weights, str]:
+    """Returns a checkpoint's averaged weights and their hash; with a length, the post-hoc average there."""
+    if ema_length:
+        params = posthoc.reconstruct(snapshots, int(directory.name), ema_length)
+        weights: Weights = {"params": params, "stats": {}}
+    else:
+        weights, _ = load_weights(directory)
+    return parallel.spread(weights), hash_weights(weights)
 
 
 def chosen_sampler(
@@ -189,12 +188,13 @@ def generate_tiles(job: Job, name: str, weights: Weights, bank: PromptBank) -> n
     count = min(10, len(bank.first))
     generator = Generator(
         name=name,
+        network=experiment.network_of(settings, name),
         model=model,
-        settings=model.sampler,
+        # neither other checkpoints nor other averages are at hand while a model is trained
+        settings=_without_files(model.sampler, bool(model.unet.conditioning == "text")),
         weights=weights,
         weights_sha256="",
         bank=bank,
-        channels=settings.data.channels,
         seed=settings.seed,
         batch_size=settings.sample.batch_size,
     )
@@ -202,4 +202,13 @@ def generate_tiles(job: Job, name: str, weights: Weights, bank: PromptBank) -> n
     if model.low_res:
         images, labels = sets.load_real(job.run, "val", settings.cascade[model.low_res].resolution)
         low_res = images[[int(np.argmax(labels == k)) for k in range(count)]]
-    return generator.generate(np.arange(count), bank.first[:count], low_res)
+    classes = np.arange(count, dtype=np.int32)
+    return generator.generate(Wanted(np.arange(count), classes, np.zeros(count, np.int64), low_res))
+
+
+def _without_files(settings: experiment.Sampler, can_drop_text: bool) -> experiment.Sampler:
+    """Returns the settings without autoguidance, which needs another checkpoint."""
+    if not settings.guide_checkpoint:
+        return settings
+    weight = settings.guidance_weight if can_drop_text else 1.0
+    return dataclasses.replace(settings, guide_checkpoint=0, guidance_weight=weight)

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from synthaug import experiment
+from synthaug import experiment, licences
 from synthaug.data.shards import open_set, open_shard, write_shard
 from synthaug.manifest import image_order
 from synthaug.metrics.score import score_features
 from synthaug.rundir import RunDir
 from synthaug.stages import classifiers, sets
 from synthaug.stages.encoder import load_encoder, real_features
-from synthaug.stages.generator import Generator, chosen_sampler, load_generator
+from synthaug.stages.finetune import checkpoint_dir
+from synthaug.stages.generator import Generator, Wanted, chosen_sampler, load_generator
 from synthaug.stages.job import Job
 
 KNOBS = tuple(f.name for f in dataclasses.fields(experiment.Grid))
@@ -48,7 +49,7 @@ def run(job: Job) -> dict[str, Any]:
         )
     row.pop("set")
     settings = {"checkpoint": sampling.checkpoint or generator.model.finetune.num_steps}
-    settings |= {name: getattr(sampling, name) for name in (*KNOBS, "solver") if name != "checkpoint"}
+    settings |= {name: getattr(sampling, name) for name in KNOBS if name != "checkpoint"}
     row |= {"phase": job.args["phase"], "model": phase.model, **settings}
     row["cas"] = _cas_proxy(job, phase, images, labels) if phase.cas_steps else None
     return row
@@ -64,20 +65,29 @@ def _images(job: Job, phase: experiment.Phase, generator: Generator) -> tuple[np
     order = image_order([entry.train for entry in table.entries])
     labels = np.resize(order, phase.num_images)
     indices = np.arange(phase.num_images)
-    rows = generator.bank.rows(labels, indices)
-    low_res = _low_res(job, phase, generator, indices, rows)
-    images = generator.generate_watched(job, indices, rows, low_res, done=0, total=phase.num_images)
+    low_res = _low_res(job, phase, generator, indices, labels)
+    wanted = Wanted(indices, labels, indices, low_res)
+    images = generator.generate_watched(job, wanted, done=0, total=phase.num_images)
     records = [
         ({"class_key": table.entries[k].key, "class_index": int(k)}, image)
         for k, image in zip(labels, images, strict=True)
     ]
     with job.clock.measure("save"):
-        write_shard(directory, 0, 0, records, attempt=job.attempt, **hashes)
+        write_shard(
+            directory, 0, 0, records, attempt=job.attempt, licences=_licences(job, phase.model), **hashes
+        )
     return images, labels.astype(np.int32)
 
 
+def _licences(job: Job, model: str) -> list[str]:
+    """Returns the licences of what the images came from: the models of the cascade up to this one."""
+    order = experiment.cascade_order(job.experiment.cascade)
+    steps = [checkpoint_dir(job.run, job.experiment, name, 0) for name in order[: order.index(model) + 1]]
+    return licences.binding(licences.of_checkpoint(step) for step in steps)
+
+
 def _low_res(
-    job: Job, phase: experiment.Phase, generator: Generator, indices: np.ndarray, rows: np.ndarray
+    job: Job, phase: experiment.Phase, generator: Generator, indices: np.ndarray, labels: np.ndarray
 ) -> np.ndarray | None:
     """Returns the images to enlarge: those of the chosen point of the base's last phase, else new ones."""
     low = generator.model.low_res
@@ -90,8 +100,8 @@ def _low_res(
         return open_set(directory, 1).load()[0][: len(indices)]
     sampling = chosen_sampler(job.run, job.experiment, low, before=job.args["phase"])
     base = load_generator(job.run, job.experiment, low, sampling)
-    inner = _low_res(job, phase, base, indices, rows)
-    return base.generate(indices, rows, inner)
+    inner = _low_res(job, phase, base, indices, labels)
+    return base.generate(Wanted(indices, labels, indices, inner))
 
 
 def _phases_before(job: Job) -> dict[str, experiment.Phase]:
