@@ -137,6 +137,7 @@ class ImagePlan:
     prompt_index: np.ndarray  # i32[M], into prompts[class_index]
     copy: np.ndarray  # i32[M]
     shard: np.ndarray  # i32[M]
+    licences: tuple[str, ...] = ()  # keys of what the images come under, see synthaug.licences
 
     def __len__(self) -> int:
         return len(self.class_index)
@@ -195,6 +196,7 @@ def _plan(header: dict[str, Any], classes: np.ndarray) -> ImagePlan:
         prompt_index=(number_within_class(classes) % num_prompts[classes]).astype(np.int32),
         copy=(index // max(len(classes) // header["copies"], 1)).astype(np.int32),
         shard=(index // header["shard_size"]).astype(np.int32),
+        licences=tuple(header.get("licences", ())),
     )
 
 
@@ -227,7 +229,7 @@ def _to_parquet(plan: ImagePlan) -> bytes:
         "copy": pa.array(plan.copy),
         "shard": pa.array(plan.shard),
     }
-    fields = ("keys", "prompts", "copies", "shard_size")
+    fields = ("keys", "prompts", "copies", "shard_size", *(("licences",) if plan.licences else ()))
     header = json.dumps({name: getattr(plan, name) for name in fields}, sort_keys=True)
     table = pa.table(columns, metadata={"synthaug": header})
     buffer = io.BytesIO()
@@ -283,6 +285,7 @@ class Shard:
     settings: str  # hash of what made the images
     weights: str  # hash of the network; empty for real images
     attempt: int
+    licences: tuple[str, ...] = ()  # keys of what the images come under, see synthaug.licences
 
 
 def marker_path(directory: pathlib.Path, index: int) -> pathlib.Path:

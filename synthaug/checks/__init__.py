@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pathlib
+
 from synthaug.checks import cascade, sampling
 from synthaug.checks.inputs import check_inputs
+from synthaug.config import did_you_mean
 from synthaug.errors import ConfigError
 from synthaug.experiment import OPTIONAL_STAGES, STAGES, Classifier, Experiment, Finetune, cascade_order
+from synthaug.licences import LICENCES
 
 __all__ = ["check_inputs", "problems"]
 
@@ -16,6 +20,8 @@ def problems(e: Experiment) -> list[str]:
         *_name_problems(e),
         *_stage_problems(e),
         *_list_problems(e),
+        *_data_problems(e),
+        *_licence_problems(e),
         *cascade.text_problems(e.text_encoder),
     ]
     found += _optimizer_problems(e)
@@ -24,7 +30,7 @@ def problems(e: Experiment) -> list[str]:
     except ConfigError as error:
         return [*found, str(error)]
     for name in order:
-        found += cascade.model_problems(name, e.cascade[name], e.cascade)
+        found += cascade.model_problems(name, e.cascade[name], e.cascade, e.text_encoder.width)
     return [*found, *sampling.sweep_problems(e), *_score_problems(e), *_classify_problems(e)]
 
 
@@ -33,6 +39,24 @@ def _name_problems(e: Experiment) -> list[str]:
     if plain and e.name and e.name[0] != "." and len(e.name) <= 64:
         return []
     return [f"name = {e.name[:80]!r}; expected up to 64 letters, digits, '-', '_' and '.', as in digits-2."]
+
+
+def _data_problems(e: Experiment) -> list[str]:
+    if not e.data.val_path:
+        return []
+    if e.data.source != "folder":
+        return [f"data.val_path has no meaning with data.source = {e.data.source}; remove it."]
+    if pathlib.Path(e.data.val_path).resolve() == pathlib.Path(e.data.path).resolve():
+        return ["data.val_path is data.path: every validation image would be trained on; change one."]
+    return []
+
+
+def _licence_problems(e: Experiment) -> list[str]:
+    return [
+        f"licences: {key!r} is unknown{did_you_mean(key, LICENCES)}"
+        for key in e.licences
+        if key not in LICENCES
+    ]
 
 
 def _list_problems(e: Experiment) -> list[str]:
@@ -47,12 +71,16 @@ def _list_problems(e: Experiment) -> list[str]:
     classifiers = {f"classify.models.{n}": m for n, m in c.models.items()}
     depths = {f"{n}.depths": m.depths for n, m in {**classifiers, "score.encoder": e.score.encoder}.items()}
     mults = {f"cascade.{n}.unet.channel_mult": m.unet.channel_mult for n, m in e.cascade.items()}
-    for key, values in {**lists, **depths, **mults}.items():
+    blocks = {f"cascade.{n}.unet.num_res_blocks": m.unet.num_res_blocks for n, m in e.cascade.items()}
+    for key, values in {**lists, **depths, **mults, **blocks}.items():
         if not values:
             problems.append(f"{key} is empty; give at least one value.")
     for name, phase in e.sweep.phases.items():
         for knob, values in vars(phase.grid).items():
             lists[f"sweep.phases.{name}.grid.{knob}"] = values
+    for name, model in e.cascade.items():
+        lists[f"cascade.{name}.finetune.ema_profiles"] = model.finetune.ema_profiles
+    lists["licences"] = e.licences
     for key, values in lists.items():
         twice = [v for i, v in enumerate(values) if v in values[:i]]
         if twice:
@@ -75,7 +103,9 @@ def _stage_problems(e: Experiment) -> list[str]:
 def _optimizer_problems(e: Experiment) -> list[str]:
     """Optimisers that cannot do what is asked of them."""
     trainings: dict[str, tuple[Finetune | Classifier, int]] = {
-        f"cascade.{n}.finetune": (m.finetune, m.finetune.num_steps) for n, m in e.cascade.items()
+        f"cascade.{n}.finetune": (m.finetune, m.finetune.num_steps)
+        for n, m in e.cascade.items()
+        if m.finetune.num_steps  # without steps no optimiser is made
     }
     classifiers = {f"classify.models.{n}": m for n, m in e.classify.models.items()}
     for name, model in {**classifiers, "score.encoder": e.score.encoder}.items():

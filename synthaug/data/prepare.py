@@ -22,7 +22,7 @@ from synthaug.experiment import Data
 from synthaug.manifest import ClassEntry, ClassTable
 
 # settings that do not change the pixels or the order: a folder may move, a count may be corrected
-_CHANGES_NOTHING = ("path", "num_classes", "num_train", "num_val", "max_corrupt")
+_CHANGES_NOTHING = ("path", "val_path", "num_classes", "num_train", "num_val", "max_corrupt")
 _FILTERS = {"area": images.shrink_area}
 
 
@@ -235,6 +235,7 @@ def _maker(job: _Job, split: str, resolution: int) -> dict[str, str]:
     """Returns the hashes of what makes the images of one set; no network does."""
     tree = config.to_tree(job.settings)
     stated = {name: value for name, value in tree.items() if name not in _CHANGES_NOTHING}
+    stated["own_val"] = bool(job.settings.val_path)  # whether, not where
     keys = [key for key, _ in job.source.classes]
     text = json.dumps([stated, split, resolution, keys], sort_keys=True, ensure_ascii=False)
     return {"settings": _hash([text]), "weights": ""}

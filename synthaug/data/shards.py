@@ -36,6 +36,7 @@ def write_shard(
     settings: str,
     weights: str,
     attempt: int,
+    licences: Sequence[str] = (),
 ) -> Shard:
     """Writes one shard and its marker exactly once, and returns it.
 
@@ -51,14 +52,18 @@ def write_shard(
         settings: hash of what makes the images.
         weights: hash of the network; empty for real images.
         attempt: which attempt of the job this is; stands in the marker only.
+        licences: keys of the licences that the images come under; they stand in every header, too.
 
     Raises:
         RunError: another attempt wrote other bytes, or the folder cannot be written.
     """
     path = manifest.marker_path(directory, shard_index).with_suffix(".arrayrecord")
     tmp = commit.temporary(path)
+    made_by: dict[str, Any] = {"settings": settings, "weights": weights}
+    if licences:
+        made_by["licences"] = list(licences)
     try:
-        count, pixels = _write_records(tmp, path, _numbered(records, first, settings, weights))
+        count, pixels = _write_records(tmp, path, _numbered(records, first, made_by))
         sha256, size = commit.sha256_file(tmp), tmp.stat().st_size
     except BaseException:
         tmp.unlink(missing_ok=True)
@@ -75,13 +80,14 @@ def write_shard(
         settings=settings,
         weights=weights,
         attempt=attempt,
+        licences=tuple(licences),
     )
     manifest.write_marker(directory, shard)
     return shard
 
 
 def _numbered(
-    records: Iterable[tuple[Mapping[str, Any], np.ndarray]], first: int, settings: str, weights: str
+    records: Iterable[tuple[Mapping[str, Any], np.ndarray]], first: int, made_by: Mapping[str, Any]
 ) -> Iterable[tuple[dict[str, Any], np.ndarray]]:
     shape = None
     for i, (header, image) in enumerate(records):
@@ -91,7 +97,7 @@ def _numbered(
                 f"write_shard: record {i} is {image.dtype}{list(image.shape)} with header keys "
                 f"{sorted(header)}; expected u8{list(shape)} with class_key and class_index."
             )
-        yield {**header, "index": first + i, "settings": settings, "weights": weights}, image
+        yield {**header, "index": first + i, **made_by}, image
 
 
 def _write_records(
@@ -236,14 +242,14 @@ def open_set(
 
 
 def open_shard(
-    directory: pathlib.Path, shard_index: int, made_by: Mapping[str, str] | None = None
+    directory: pathlib.Path, shard_index: int, made_by: Mapping[str, Any] | None = None
 ) -> ImageSet | None:
     """Returns the images of one committed shard, numbered from 0, or None if its marker is not there.
 
     Args:
         directory: folder of the set.
         shard_index: number of the shard.
-        made_by: the hashes {"settings", "weights"} that the shard must come from; None to take any.
+        made_by: "settings", "weights" and "licences" that the shard must come from; None to take any.
 
     Raises:
         DataError: the marker or the file was altered.

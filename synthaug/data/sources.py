@@ -35,6 +35,7 @@ class Source:
     classes: tuple[tuple[str, str], ...]  # (key, name), by class index
     items: tuple[Item, ...]
     others: tuple[str, ...] = ()  # files that are no images by their name
+    first_val: int | None = None  # items from here on are validation; None: every n-th of a class is
 
 
 def scan(settings: Data) -> Source:
@@ -43,7 +44,12 @@ def scan(settings: Data) -> Source:
     Raises:
         DataError: the source is missing, unreadable, empty, or not what the settings say it is.
     """
-    source = _scan_digits(settings) if settings.source == "digits" else _scan_folder(settings)
+    if settings.source == "digits":
+        source = _scan_digits(settings)
+    else:
+        source = _scan_folder(settings, "path")
+        if settings.val_path:
+            source = _joined(settings, source, _scan_folder(settings, "val_path"))
     _check_classes(settings, source)
     is_val = split(source, settings.val_every)
     check_counts(settings, int((~is_val).sum()), int(is_val.sum()), settings.max_corrupt)
@@ -54,8 +60,11 @@ def split(source: Source, val_every: int) -> np.ndarray:
     """Returns bool[N], true for the images of the validation split.
 
     Of each class, in source order, every `val_every`-th image is validation. The rule sees every file,
-    readable or not, so a repaired file changes no other image's split.
+    readable or not, so a repaired file changes no other image's split. Where validation images come from a
+    folder of their own (`data.val_path`), it is those.
     """
+    if source.first_val is not None:
+        return np.arange(len(source.items)) >= source.first_val
     seen = [0] * len(source.classes)
     is_val = np.zeros(len(source.items), bool)
     for i, item in enumerate(source.items):
@@ -78,9 +87,11 @@ def check_counts(settings: Data, num_train: int, num_val: int, spare: int) -> No
     """
     lost = (num_train - settings.num_train, num_val - settings.num_val)
     if min(lost) < 0 or sum(lost) > spare:
+        found = f"val_every = {settings.val_every} splits the source into {num_train} and {num_val} images"
+        if settings.val_path:
+            found = f"data.path has {num_train} and data.val_path {num_val} images"
         raise DataError(
-            f"data: num_train = {settings.num_train}, num_val = {settings.num_val}, but val_every = "
-            f"{settings.val_every} splits the source into {num_train} and {num_val} images; "
+            f"data: num_train = {settings.num_train}, num_val = {settings.num_val}, but {found}; "
             f"set data.num_train={num_train} data.num_val={num_val}."
         )
 
@@ -115,33 +126,47 @@ def _scan_digits(settings: Data) -> Source:
     return Source(tuple((str(k), name) for k, name in enumerate(_DIGIT_NAMES)), tuple(items))
 
 
-def _scan_folder(settings: Data) -> Source:
-    root = pathlib.Path(settings.path).expanduser()
-    if not settings.path or not root.is_dir():
-        found = "is a file" if settings.path and root.is_file() else "no such folder"
+def _joined(settings: Data, train: Source, val: Source) -> Source:
+    """Returns one source of two folders with the same classes."""
+    keys, val_keys = ({key for key, _ in source.classes} for source in (train, val))
+    for path, lacking in ((settings.val_path, keys - val_keys), (settings.path, val_keys - keys)):
+        if lacking:
+            raise DataError(
+                f"data: no folder {_listed(sorted(lacking))} in {path!r}, but in the other of data.path and "
+                "data.val_path; expected the same classes in both."
+            )
+    # an image may have the same name in both folders
+    items = tuple(dataclasses.replace(item, source_id=f"val/{item.source_id}") for item in val.items)
+    others = tuple(f"val/{name}" for name in val.others)
+    return Source(train.classes, train.items + items, train.others + others, len(train.items))
+
+
+def _scan_folder(settings: Data, knob: str) -> Source:
+    path = getattr(settings, knob)
+    root = pathlib.Path(path).expanduser()
+    if not path or not root.is_dir():
+        found = "is a file" if path and root.is_file() else "no such folder"
         raise DataError(
-            f"data.path = {settings.path!r}: {found}; expected a folder with one folder of images per class; "
-            "set data.path."
+            f"data.{knob} = {path!r}: {found}; expected a folder with one folder of images per class; "
+            f"set data.{knob}."
         )
     top = _list(root)
-    folders = [(name, path) for name, path, kind in top if kind == "folder"]
+    folders = [(name, entry) for name, entry, kind in top if kind == "folder"]
     keys = [name for name, _ in folders]
     if not keys:
-        raise DataError(
-            f"data.path = {settings.path!r}: has no folders; expected one folder of images per class."
-        )
+        raise DataError(f"data.{knob} = {path!r}: has no folders; expected one folder of images per class.")
     if len(set(keys)) < len(keys):
         double = sorted({key for key in keys if keys.count(key) > 1})
         raise DataError(
-            f"data.path = {settings.path!r}: two folders are both called {_listed(double)}, with accents "
+            f"data.{knob} = {path!r}: two folders are both called {_listed(double)}, with accents "
             "encoded differently; join them."
         )
     items: list[Item] = []
     others = [name for name, _, kind in top if kind != "folder"]
     for k, (key, folder) in enumerate(folders):
-        for name, path, kind in _walk(folder, key):
-            if kind == "file" and path.suffix.lower() in _SUFFIXES:
-                load = functools.partial(_load_file, path, settings.channels, settings.decoder)
+        for name, file, kind in _walk(folder, key):
+            if kind == "file" and file.suffix.lower() in _SUFFIXES:
+                load = functools.partial(_load_file, file, settings.channels, settings.decoder)
                 items.append(Item(name, k, load))
             else:
                 others.append(name)

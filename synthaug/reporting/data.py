@@ -66,7 +66,7 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Report:
-    """Everything a report shows. `results` is what results.json holds: versions, sweep, score, classify."""
+    """Everything a report shows. `results` is what results.json holds."""
 
     name: str
     title: str

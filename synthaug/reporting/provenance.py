@@ -43,12 +43,20 @@ def section(report: Report, before: Sequence[Section]) -> Section:
     ]
     if lost:
         blocks.append(_lost(lost))
+    blocks += _licences(report)
     if report.notes:
         blocks += [Text("Notes", kind="heading"), Bullets(report.notes)]
     blocks += [Text("Run it again", kind="heading"), Code(report.command)]
     blocks.append(_versions(report))
     blocks.append(Details("Every setting of the experiment", [Code(report.settings_text)]))
     return Section("provenance", "What was run", blocks)
+
+
+def _licences(report: Report) -> list[Block]:
+    """Returns under which terms the generated images stand: those of the weights that made them."""
+    lines = [f"{held['name']}: {held['terms']} {held['url']}" for held in report.results["licences"]]
+    own = "None: the cascade was trained from random weights."
+    return [Text("Licence of the generated images", kind="heading"), Bullets(lines or [own])]
 
 
 def _coverage(report: Report, before: Sequence[Section]) -> Table:

@@ -26,6 +26,10 @@ KNOBS = {
     "aug_level": "aug_level",
     "checkpoint": "checkpoint",
     "solver": "solver",
+    "guidance_min_t": "guidance from t",
+    "guidance_max_t": "guidance up to t",
+    "guide_checkpoint": "guide checkpoint",
+    "ema_length": "EMA length",
 }
 MOST_LINES = 24
 """Larger tables fold away; the chosen point and the Pareto front stay in sight."""

@@ -21,6 +21,10 @@ AXES = {
     "aug_level": "noise augmentation level",
     "num_sampling_steps": "sampling steps",
     "checkpoint": "checkpoint",
+    "guidance_min_t": "guidance from t",
+    "guidance_max_t": "guidance up to t",
+    "guide_checkpoint": "guide checkpoint",
+    "ema_length": "EMA length",
 }
 RING: dict[str, Any] = {
     "marker": "o",

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from synthaug.errors import ConfigError
-from synthaug.experiment import TextEncoder
+from synthaug import commit, parallel
+from synthaug.checks.text import t5_problems
+from synthaug.errors import ConfigError, DataError
+from synthaug.experiment import TextEncoder, UNet
 from synthaug.models.text import embed_prompts
+from synthaug.models.tokenizer import Tokenizer, find_tokenizer, prepare_prompt
 from synthaug.prompts import build_prompts, lint_prompts
 from synthaug.rundir import RunDir
 from synthaug.stages import sets
 from synthaug.stages.arrays import read_arrays, write_arrays
 from synthaug.stages.job import Job
+from synthaug.weights.t5 import open_t5, weight_files
+
+Progress = Callable[[int, int], None]
+
+T5_BATCH = 16
+"""Prompts that go through T5 at once."""
+
+BANK_ARRAYS = ("first", "count", "text", "mask", "null_text", "null_mask")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +39,8 @@ class PromptBank:
     count: np.ndarray  # i32[K], prompts of a class
     text: np.ndarray  # f32[P,L,D]
     mask: np.ndarray  # bool[P,L]
+    null_text: np.ndarray  # f32[L,D], the encoded empty prompt
+    null_mask: np.ndarray  # bool[L]
 
     @property
     def width(self) -> int:
@@ -37,35 +51,124 @@ class PromptBank:
         """Returns i32[B], the rows of the given prompts of the given classes."""
         return self.first[class_index] + prompt_index % self.count[class_index]
 
+    def null(self, unet: UNet) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what "no text" is for a network: (text f32[L,D], mask bool[L]).
+
+        Imagen drops the text to zeros and attends to none of it; DeepFloyd IF encodes the empty prompt.
+        """
+        if unet.null_text == "zeros":
+            return np.zeros_like(self.null_text), np.zeros_like(self.null_mask)
+        return self.null_text, self.null_mask
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Prompts as the frozen encoder sees them."""
+
+    text: np.ndarray  # f32[P,L,D]
+    mask: np.ndarray  # bool[P,L], False where a prompt is padded
+    read: tuple[str, ...]  # what was encoded for each prompt: T5's clean-up changes it
+    warnings: tuple[str, ...]
+    encoder: dict[str, str]  # SHA-256 of each file of the encoder, by name
+
 
 def run(job: Job) -> dict[str, Any]:
     """Writes the prompt bank."""
     table = sets.class_table(job.run)
     prompts = build_prompts(job.experiment.prompts, table)
-    warnings = lint_prompts(prompts)
-    for warning in warnings:
-        job.say(warning)
     per_class = [prompts[entry.key] for entry in table.entries]
     flat = [prompt for names in per_class for prompt in names]
     count = np.array([len(names) for names in per_class], np.int32)
+
+    def progress(done: int, total: int) -> None:
+        job.progress(done, total, "prompts")
+        job.check_stop()
+
     with job.clock.measure("step"):
-        text, mask = encode(job.experiment.text_encoder, flat)
+        # The last row is the empty prompt's.
+        encoded = encode(job.experiment.text_encoder, [*flat, ""], progress)
+    read = dict(zip(flat, encoded.read[:-1], strict=False))
+    # Linted as the encoder reads them: it may not tell two classes apart that differ in brackets alone.
+    warnings = lint_prompts({key: [read[p] for p in texts] for key, texts in prompts.items()})
+    warnings += encoded.warnings
+    for warning in warnings:
+        job.say(warning)
     arrays = {
         "prompts": np.array(flat),
         "first": (np.cumsum(count) - count).astype(np.int32),
         "count": count,
-        "text": np.asarray(text, np.float32),
-        "mask": np.asarray(mask, bool),
+        # f32 although 1000 prompts of T5-XXL take 1.3 GB: the same prompt means the same bits in every study.
+        "text": np.asarray(encoded.text[:-1], np.float32),
+        "mask": np.asarray(encoded.mask[:-1], bool),
+        "null_text": np.asarray(encoded.text[-1], np.float32),
+        "null_mask": np.asarray(encoded.mask[-1], bool),
     }
-    sha256 = write_arrays(bank_file(job.run), arrays)
-    return {"prompts": prompts, "warnings": warnings, "sha256": sha256, "shape": list(text.shape)}
+    return {
+        "prompts": prompts,
+        "changed": {prompt: text for prompt, text in read.items() if prompt != text},
+        "warnings": warnings,
+        "encoder": encoded.encoder,
+        "sha256": write_arrays(bank_file(job.run), arrays),
+        "shape": list(arrays["text"].shape),
+    }
 
 
-def encode(settings: TextEncoder, prompts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (text f32[P,L,D], mask bool[P,L]); another kind of encoder is another line here."""
-    if settings.kind == "byte":
-        return embed_prompts(settings, prompts)
-    raise ConfigError(f"text_encoder.kind = {settings.kind!r}; expected byte.")
+def encode(settings: TextEncoder, prompts: list[str], progress: Progress) -> Encoded:
+    """Returns the embeddings of prompts by the encoder of the settings; another kind is another line here.
+
+    Args:
+        settings: the encoder.
+        prompts: P texts.
+        progress: is told, now and then, how many of the P are done; may raise to stop.
+
+    Raises:
+        ConfigError: the settings do not describe the encoder's folder.
+        DataError: a prompt is too long for the byte encoder, or a file of T5 is missing or damaged.
+    """
+    if settings.kind == "t5":
+        return _encode_t5(settings, prompts, progress)
+    text, mask = embed_prompts(settings, prompts)
+    return Encoded(text, mask, tuple(prompts), (), {})
+
+
+def _encode_t5(settings: TextEncoder, prompts: list[str], progress: Progress) -> Encoded:
+    folder = pathlib.Path(settings.path)
+    if problems := t5_problems(settings.path, settings):
+        raise ConfigError(problems[0])
+    files = weight_files(folder)
+    tokenizer = Tokenizer(find_tokenizer(files[0].parent))
+    read = [prepare_prompt(prompt, settings.clean) for prompt in prompts]
+    ids, mask, lengths = tokenizer.encode(read, settings.max_length)
+    warnings = tuple(
+        f"prompts: {prompt[:60]!r} has {length} tokens, of which {settings.max_length} are encoded; "
+        "shorten the name in prompts.names, or raise text_encoder.max_length."
+        for prompt, length in zip(prompts, lengths, strict=True)
+        if length > settings.max_length
+    )
+    described = (files[0].parent / "config.json", *files, tokenizer.file)
+    hashes = {file.name: commit.sha256_file(file) for file in described}
+    progress(0, len(prompts))
+    # The weights of the largest encoder are 19 GB in f32: they are spread over the devices.
+    encoder = open_t5(folder, sharding=parallel.shardings)
+    if tokenizer.vocab_size > encoder.config.vocab_size:
+        raise DataError(
+            f"{tokenizer.file}: has {tokenizer.vocab_size} tokens; expected at most the "
+            f"{encoder.config.vocab_size} of {folder}: take both from one model."
+        )
+    text = np.zeros((*ids.shape, encoder.config.d_model), np.float32)
+    for start in range(0, len(ids), T5_BATCH):
+        # Batches of one size, so that an embedding does not depend on how many prompts a study has.
+        rows = np.arange(start, start + T5_BATCH).clip(max=len(ids) - 1)
+        made = encoder(ids[rows], mask[rows].astype(np.int32))
+        end = min(start + T5_BATCH, len(ids))
+        text[start:end] = np.asarray(made)[: end - start]
+        progress(end, len(prompts))
+    if not np.isfinite(text).all():
+        raise DataError(
+            f"{folder}: T5 gives numbers that are not finite; the files are damaged, or were written as fp16 "
+            "from weights that need bf16 or fp32: fetch those."
+        )
+    return Encoded(text, mask, tuple(read), warnings, hashes)
 
 
 def bank_file(run: RunDir) -> pathlib.Path:
@@ -77,4 +180,4 @@ def read_bank(run: RunDir) -> PromptBank:
     """Returns the prompt bank, checked against its hash."""
     arrays = read_arrays(bank_file(run), run.result("embed")["sha256"])
     prompts = tuple(str(p) for p in arrays["prompts"])
-    return PromptBank(prompts, arrays["first"], arrays["count"], arrays["text"], arrays["mask"])
+    return PromptBank(prompts, **{name: arrays[name] for name in BANK_ARRAYS})

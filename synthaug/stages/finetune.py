@@ -12,37 +12,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from synthaug import commit, experiment, parallel, rng
+from synthaug import experiment, parallel, rng
 from synthaug.data.images import to_float
 from synthaug.data.stream import Stream
-from synthaug.diffusion.cascade import augment_low_res, enlarge
+from synthaug.diffusion.cascade import augment_low_res, cut, enlarge
 from synthaug.diffusion.loss import diffusion_loss
-from synthaug.errors import CheckpointError
-from synthaug.models.functional import Model, Weights, abstract, count_parameters, hash_weights
+from synthaug.models.functional import Model, Weights, count_parameters, hash_weights
 from synthaug.models.unet import build_unet
 from synthaug.rundir import RunDir
-from synthaug.stages import sets
+from synthaug.stages import initial, sets
 from synthaug.stages.embed import PromptBank, read_bank
 from synthaug.stages.job import Job
 from synthaug.stages.training import show_images, train
-from synthaug.train.checkpoint import load_weights
+from synthaug.train import posthoc
 from synthaug.train.optimizer import build_optimizer, learning_rate
 from synthaug.train.state import averaged, create, make_update
 
 VAL_IMAGES = 256
 """Validation images in the loss that `best` goes by; noise and times are fixed by the seed."""
-
-
-def build(model: experiment.Model, channels: int, text_width: int) -> Model:
-    """Returns the U-Net of a cascade model."""
-    return build_unet(
-        model.unet,
-        resolution=model.resolution,
-        channels=channels,
-        out_channels=channels * (2 if model.diffusion.learned_variance else 1),
-        text_width=text_width,
-        has_low_res=bool(model.low_res),
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,23 +44,27 @@ class Trainer:
 
 
 @functools.cache
-def trainer(model: experiment.Model, channels: int, text_width: int) -> Trainer:
+def trainer(model: experiment.Model, network: experiment.Network) -> Trainer:
     """Returns the compiled training functions; equal settings share one compilation."""
-    unet = build(model, channels, text_width)
-    tx = build_optimizer(model.finetune.optimizer, model.finetune.num_steps)
+    settings = model.finetune
+    unet = build_unet(network, compute=model.compute, remat=settings.remat)
+    tx = build_optimizer(settings.optimizer, settings.num_steps)
     loss = functools.partial(_loss, unet, model)
+    # Weights that are used as they are need no second copy of themselves.
+    ema_decay = settings.ema_decay if settings.num_steps else 0.0
+    profiles = posthoc.profiles(settings.ema_profiles) if settings.num_steps else {}
 
     def loss_fn(params: Any, stats: Any, batch: dict[str, Any], key: jax.Array) -> Any:
         value, metrics = loss({"params": params, "stats": stats}, batch, key, True)
         return value, (metrics, stats)
 
     def adopt(weights: Weights) -> dict[str, Any]:
-        return create(weights, tx, with_ema=model.finetune.ema_decay > 0)
+        return create(weights, tx, with_ema=ema_decay > 0, profiles=profiles)
 
     return Trainer(
         init=lambda key: adopt(unet.init(key)),
         adopt=adopt,
-        update=make_update(loss_fn, tx, model.finetune.ema_decay),
+        update=make_update(loss_fn, tx, ema_decay, profiles),
         validate=jax.jit(lambda weights, batch, key: loss(weights, batch, key, False)[0]),
         unet=unet,
     )
@@ -82,30 +73,43 @@ def trainer(model: experiment.Model, channels: int, text_width: int) -> Trainer:
 def _loss(
     unet: Model, model: experiment.Model, weights: Weights, batch: dict[str, Any], key: jax.Array, train: bool
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the diffusion loss of a batch and its parts.
-
-    The text is dropped for a share of the examples, so that the same network also learns the
-    unconditional prediction that guidance needs (null text: zeros, all masked; Imagen sec. 2.1).
-    """
-    keys = {name: rng.stream(key, name) for name in ("drop", "level", "augment", "diffusion", "dropout")}
-    x = to_float(batch["image"])
-    count = x.shape[0]
-    drop = model.finetune.text_drop if train else 0.0
-    keep = jax.random.bernoulli(keys["drop"], 1.0 - drop, (count,))  # bool[B]
-    cond = {
-        "text": jnp.where(keep[:, None, None], batch["bank"]["text"][batch["row"]], 0.0),
-        "text_mask": batch["bank"]["mask"][batch["row"]] & keep[:, None],
-    }
+    """Returns the diffusion loss of a batch and its parts."""
+    names = ("drop", "level", "augment", "diffusion", "dropout", "crop")
+    keys = {name: rng.stream(key, name) for name in names}
+    cond = _told(model, batch, keys["drop"] if train else None)
+    images, count = batch["image"], batch["image"].shape[0]
     if model.low_res:
-        low_res = enlarge(to_float(batch["low_res"]), model.resolution)
+        low_res = batch["low_res"]
+        if model.finetune.crop:
+            images, low_res = cut(images, low_res, model.finetune.crop, keys["crop"] if train else None)
+        low_res = enlarge(to_float(low_res), images.shape[1:3], model.enlarge)
         level = jax.random.uniform(keys["level"], (count,))
         noise_keys = rng.for_images(keys["augment"], jnp.arange(count))
-        cond |= {"low_res": augment_low_res(low_res, level, noise_keys), "aug_level": level}
+        cond["low_res"], aug_time = augment_low_res(low_res, level, model.augmentation, noise_keys)
+        if model.augmentation != "none":
+            cond["aug_time"] = aug_time
 
     def denoise(z_t: jax.Array, time: jax.Array, cond: dict[str, jax.Array]) -> jax.Array:
         return unet.apply(weights, z_t, time, cond, train=train, key=keys["dropout"] if train else None)
 
-    return diffusion_loss(denoise, model.diffusion, x, cond, keys["diffusion"])
+    return diffusion_loss(denoise, model.diffusion, to_float(images), cond, keys["diffusion"])
+
+
+def _told(model: experiment.Model, batch: dict[str, Any], key: jax.Array | None) -> dict[str, jax.Array]:
+    """Returns what the network is told of the images: their labels, or their texts.
+
+    With a key the text is dropped for a share of the examples, so that the same network also learns the
+    unconditional prediction that guidance needs (Imagen sec. 2.1).
+    """
+    if model.unet.conditioning == "label":
+        return {"label": batch["label"]}
+    bank, row = batch["bank"], batch["row"]
+    text, mask = bank["text"][row], bank["mask"][row]
+    if key is not None:
+        keep = jax.random.bernoulli(key, 1.0 - model.finetune.text_drop, row.shape)  # bool[B]
+        text = jnp.where(keep[:, None, None], text, bank["null_text"][None])
+        mask = jnp.where(keep[:, None], mask, bank["null_mask"][None])
+    return {"text": text, "text_mask": mask}
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -113,33 +117,43 @@ def run(job: Job) -> dict[str, Any]:
     name = job.args["model"]
     settings = job.experiment.cascade[name]
     bank = read_bank(job.run)
-    channels = job.experiment.data.channels
-    functions = trainer(settings, channels, bank.width)
+    functions = trainer(settings, experiment.network_of(job.experiment, name))
     key = rng.stream(rng.root(job.experiment.seed), f"finetune/{name}")
-    bank_arrays = parallel.replicate({"text": jnp.asarray(bank.text), "mask": jnp.asarray(bank.mask)})
-    batch_at, val_batch = _batches(job, settings, bank, bank_arrays)
+    num_steps, init = settings.finetune.num_steps, settings.finetune.init
+    # Nothing is learnt from images when weights are used as they are.
+    batches = _Batches(job, settings, bank) if num_steps else None
 
     def make_state() -> dict[str, Any]:
-        if settings.finetune.init == "scratch":
-            return parallel.replicate(functions.init(rng.stream(key, "init")))
-        weights = _initial_weights(settings.finetune.init, functions.unet, name)
-        return parallel.replicate(functions.adopt(weights))
+        if init == initial.SCRATCH:
+            return parallel.spread(functions.init(rng.stream(key, "init")))
+        weights = initial.weights_of(init, functions.unet, name)
+        return parallel.spread(functions.adopt(parallel.spread(weights)))
 
     def evaluate(state: dict[str, Any]) -> dict[str, float]:
-        loss = float(functions.validate(averaged(state), val_batch, rng.stream(key, "validate")))
+        if batches is None:
+            return {}
+        loss = float(functions.validate(averaged(state), batches.val, rng.stream(key, "validate")))
         return {"val_loss": loss, "best": loss}
 
+    def snapshot(step: int, state: dict[str, Any]) -> None:
+        posthoc.write_snapshot(job.directory / "ema", step, state["profiles"])
+
+    about = initial.about(job.experiment, name)
+    rate = learning_rate(settings.finetune.optimizer, num_steps) if num_steps else None
     state, checkpoint = train(
         job,
         make_state=make_state,
         update=functions.update,
-        batch_at=batch_at,
-        num_steps=settings.finetune.num_steps,
+        batch_at=batches.at if batches else lambda step: {},
+        num_steps=num_steps,
         saving=settings.finetune.saving,
         key=key,
-        identity={**identity(job, f"finetune/{name}"), "init": _init_digest(settings.finetune.init)},
+        identity={**identity(job, f"finetune/{name}"), "init": initial.fingerprint(init)},
         evaluate=evaluate,
-        learning_rate=learning_rate(settings.finetune.optimizer, settings.finetune.num_steps),
+        learning_rate=rate,
+        about=about,
+        snapshot=snapshot if settings.finetune.ema_profiles else None,
+        snapshot_every=settings.finetune.ema_every,
     )
     weights = averaged(state)
     _show_samples(job, name, weights, bank)
@@ -149,37 +163,41 @@ def run(job: Job) -> dict[str, Any]:
         "parameters": count_parameters(weights["params"]),
         "weights_sha256": hash_weights(weights),
         "checkpoint": str(checkpoint.relative_to(job.run.path)),
-        "val_loss": evaluate(state)["val_loss"],
+        "licence": about["licence"],
+        "val_loss": evaluate(state).get("val_loss"),
     }
 
 
-def _batches(
-    job: Job, settings: experiment.Model, bank: PromptBank, bank_arrays: dict[str, jax.Array]
-) -> tuple[Callable[[int], dict[str, Any]], dict[str, Any]]:
-    """Returns the batch of a step, as a function of the step, and the fixed validation batch."""
-    arrays = {split: _split_arrays(job, settings, split) for split in ("train", "val")}
-    stream = Stream(arrays["train"], batch_size=settings.finetune.batch_size, seed=job.experiment.seed)
+class _Batches:
+    """The batch of every step, and the validation batch."""
 
-    def with_text(batch: dict[str, np.ndarray], numbers: np.ndarray) -> dict[str, Any]:
-        row = bank.rows(batch["label"], numbers.astype(np.int32)).astype(np.int32)
-        kept = {k: v for k, v in batch.items() if k in ("image", "low_res")}
-        return {**kept, "row": row, "bank": bank_arrays}
+    def __init__(self, job: Job, settings: experiment.Model, bank: PromptBank) -> None:
+        self._job, self._settings = job, settings
+        self._bank, self._by_label = bank, settings.unet.conditioning == "label"
+        null_text, null_mask = bank.null(settings.unet)
+        texts = {"text": bank.text, "mask": bank.mask, "null_text": null_text, "null_mask": null_mask}
+        self._arrays = parallel.replicate({k: jnp.asarray(v) for k, v in texts.items()})
+        numbers = {"number": np.arange(len(sets.open_real(job.run, "train", settings.resolution)))}
+        size, seed = settings.finetune.batch_size, job.experiment.seed
+        self._stream = Stream(numbers, batch_size=size, seed=seed)
+        val = np.arange(min(VAL_IMAGES, len(sets.open_real(job.run, "val", settings.resolution))))
+        self.val = self._batch("val", val)
 
-    def batch_at(step: int) -> dict[str, Any]:
-        batch = stream.batch(step)
-        return with_text(batch, batch["index"])
+    def at(self, step: int) -> dict[str, Any]:
+        """Returns the batch of a step, a pure function of it."""
+        return self._batch("train", self._stream.batch(step)["number"])
 
-    val = {k: v[:VAL_IMAGES] for k, v in arrays["val"].items()}
-    return batch_at, with_text(val, np.arange(len(val["label"])))
-
-
-def _split_arrays(job: Job, settings: experiment.Model, split: str) -> dict[str, np.ndarray]:
-    images, labels = sets.load_real(job.run, split, settings.resolution)
-    arrays = {"image": images, "label": labels}
-    if settings.low_res:
-        low = job.experiment.cascade[settings.low_res].resolution
-        arrays["low_res"] = sets.load_real(job.run, split, low)[0]
-    return arrays
+    def _batch(self, split: str, numbers: np.ndarray) -> dict[str, Any]:
+        run, settings = self._job.run, self._settings
+        images, labels = sets.take_real(run, split, settings.resolution, numbers)
+        batch: dict[str, Any] = {"image": images}
+        if settings.low_res:
+            low = self._job.experiment.cascade[settings.low_res].resolution
+            batch["low_res"] = sets.take_real(run, split, low, numbers)[0]
+        if self._by_label:
+            return {**batch, "label": labels.astype(np.int32)}
+        row = self._bank.rows(labels, numbers.astype(np.int32)).astype(np.int32)
+        return {**batch, "row": row, "bank": self._arrays}
 
 
 def identity(job: Job, role: str) -> dict[str, str]:
@@ -187,36 +205,16 @@ def identity(job: Job, role: str) -> dict[str, str]:
     return {"experiment": job.experiment.digest(), "data": sets.data_hash(job.run), "role": role}
 
 
-def _init_digest(init: str) -> str:
-    """Returns the hash of the record of the checkpoint that training starts from."""
-    return init if init == "scratch" else commit.sha256_file(pathlib.Path(init) / "digest.json")
-
-
-def _initial_weights(folder: str, unet: Model, name: str) -> Weights:
-    """Returns the weights of another run's checkpoint, checked leaf by leaf against this model."""
-    weights, _ = load_weights(pathlib.Path(folder))
-    where = f"cascade.{name}.finetune.init = {folder}"
-    expected = dict(jax.tree_util.tree_leaves_with_path(abstract(unet)["params"]))
-    found = dict(jax.tree_util.tree_leaves_with_path(weights["params"]))
-    for path in [*expected, *found]:
-        leaf = jax.tree_util.keystr(path)
-        if path not in found:
-            raise CheckpointError(f"{where}: {leaf} is missing there; is it another model?")
-        if path not in expected:
-            raise CheckpointError(f"{where}: {leaf} is not in this model; is it another model?")
-        if expected[path].shape != found[path].shape:
-            raise CheckpointError(
-                f"{where}: {leaf} is {found[path].shape} there, {expected[path].shape} expected; "
-                "use a checkpoint of the same unet settings."
-            )
-    return weights
-
-
 def checkpoint_dir(run: RunDir, settings: experiment.Experiment, name: str, step: int) -> pathlib.Path:
     """Returns the folder of a model's checkpoint; step 0 means the last."""
     part = experiment.cascade_order(settings.cascade).index(name)
     step = step or settings.cascade[name].finetune.num_steps
     return run.part_dir("finetune", part) / "checkpoints" / str(step)
+
+
+def snapshot_dir(run: RunDir, settings: experiment.Experiment, name: str) -> pathlib.Path:
+    """Returns the folder of a model's snapshots for post-hoc EMA."""
+    return run.part_dir("finetune", experiment.cascade_order(settings.cascade).index(name)) / "ema"
 
 
 def _show_samples(job: Job, name: str, weights: Weights, bank: PromptBank) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
 import numpy as np
 
-from synthaug import commit, config, parallel
+from synthaug import commit, config, licences, parallel
 from synthaug.attempts import stage_times
 from synthaug.experiment import Experiment
 from synthaug.launch.plan import Plan, classify_args, make_plan, score_args
@@ -64,10 +65,16 @@ def gather_results(run: RunDir, settings: Experiment) -> dict[str, Any]:
     return {
         "name": settings.name,
         "versions": parallel.versions(),
+        "licences": _licences(run, settings),
         "sweep": sweep,
         "score": score,
         "classify": classify,
     }
+
+
+def _licences(run: RunDir, settings: Experiment) -> list[dict[str, str]]:
+    """Returns what the generated images come under, as the stage that made them found it."""
+    return [dataclasses.asdict(licences.LICENCES[key]) for key in run.result("sample", 0)["licences"]]
 
 
 def _description(settings: Experiment, run: RunDir) -> str:
@@ -132,8 +139,11 @@ def _choices(run: RunDir, settings: Experiment) -> list[Choice]:
 def _notes(run: RunDir, settings: Experiment) -> list[str]:
     prepare, encoder = run.result("prepare"), run.result("encoder")
     top1 = ", ".join(f"{100 * share:.1f} % at {r} px" for r, share in encoder["top1"].items())
+    split = f"in each class, in source order, every {settings.data.val_every}th image goes to validation."
+    if settings.data.val_path:
+        split = f"validation images come from a folder of their own, {settings.data.val_path}."
     notes = [
-        f"Split: in each class, in source order, every {settings.data.val_every}th image goes to validation.",
+        f"Split: {split}",
         f"Encoder: {encoder['name']}; top-1 on the real validation images: {top1}. It was trained on the "
         "train split, so features of train images are easier for it than those of validation.",
         "FID and Inception Score in this report use that encoder: compare them with each other only.",

@@ -32,6 +32,9 @@ def train(
     evaluate: Callable[[State], dict[str, float]] | None = None,
     learning_rate: Callable[[int], Any] | None = None,
     name: str = "checkpoints",
+    about: dict[str, Any] | None = None,
+    snapshot: Callable[[int, State], None] | None = None,
+    snapshot_every: int = 1,
 ) -> tuple[State, pathlib.Path]:
     """Trains to `num_steps`, from the last good checkpoint if there is one.
 
@@ -47,11 +50,14 @@ def train(
         evaluate: metrics of a state, computed before each save.
         learning_rate: rate of a step, for the log.
         name: folder of the checkpoints inside the part.
+        about: what the weights are, kept with every checkpoint.
+        snapshot: writes what post-hoc EMA needs of a state.
+        snapshot_every: steps between snapshots.
 
     Returns:
         The final state and the folder of its checkpoint.
     """
-    checkpoints = Checkpoints(job.directory / name, saving, identity, warn=job.say)
+    checkpoints = Checkpoints(job.directory / name, saving, identity, warn=job.say, about=about)
     board = SummaryWriter(str(job.run.path / "tb" / f"{job.stage}-{job.part}"), flush_secs=10)
 
     def log(step: int, metrics: dict[str, float]) -> None:
@@ -81,6 +87,8 @@ def train(
             clock=job.clock,
             evaluate=evaluate,
             place=parallel.place,
+            snapshot=snapshot,
+            snapshot_every=snapshot_every,
         )
     finally:
         board.close()

@@ -40,6 +40,8 @@ class Checkpoints:
         saving: which steps stay.
         identity: hashes of what a checkpoint belongs to, by name: experiment, data, model.
         warn: called with one line for every checkpoint that is moved aside.
+        about: what the weights are, for those who use them elsewhere: family, licence, network, source.
+            JSON values; kept in every digest and never compared.
     """
 
     def __init__(
@@ -48,10 +50,11 @@ class Checkpoints:
         saving: Saving,
         identity: dict[str, str],
         warn: Callable[[str], None],
+        about: dict[str, Any] | None = None,
     ) -> None:
         quiet.silence_orbax()
         self.directory = directory.absolute()  # orbax takes no other
-        self._steps = steps.Steps(self.directory, saving, identity, warn)
+        self._steps = steps.Steps(self.directory, saving, identity, warn, about)
         # Directories made in the background would leave threads waiting for minutes when that fails.
         options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
         self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), async_options=options)
@@ -155,11 +158,12 @@ class Checkpoints:
             raise commit.write_error(self.directory, error) from None
 
 
-def load_weights(step_dir: pathlib.Path) -> tuple[Weights, dict[str, Any]]:
+def load_weights(step_dir: pathlib.Path, *, average: bool = True) -> tuple[Weights, dict[str, Any]]:
     """Returns the weights {"params", "stats"} of a checkpoint, averaged if they were, and its digest.
 
     Args:
         step_dir: the folder of one step, e.g. runs/digits/finetune-base/checkpoints/500.
+        average: False for the weights that training goes on with, even if there are averaged ones.
 
     Returns:
         Nested dicts of numpy arrays, and the record in digest.json: "step", "identity", "metrics", ...
@@ -170,7 +174,7 @@ def load_weights(step_dir: pathlib.Path) -> tuple[Weights, dict[str, Any]]:
     quiet.silence_orbax()
     record = _whole(step_dir, lambda: digest.read_checked(step_dir))
     paths = [path for path, _ in record["leaves"]]
-    source = "ema" if any(path[0] == "ema" for path in paths) else "params"
+    source = "ema" if average and any(path[0] == "ema" for path in paths) else "params"
     wanted = {leaves.name(path): path for path in paths if path[0] in (source, "stats")}
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
@@ -185,6 +189,7 @@ def _whole(folder: pathlib.Path, read: Callable[[], dict[str, Any]]) -> dict[str
     try:
         if not folder.is_dir():
             raise digest.Unusable(f"{folder}: no such checkpoint")
+        _check_kind(folder)
         return read()
     except digest.Unusable as problem:
         others = [str(step) for step in steps.listed(folder.parent) if str(step) != folder.name]
@@ -192,6 +197,16 @@ def _whole(folder: pathlib.Path, read: Callable[[], dict[str, Any]]) -> dict[str
         raise CheckpointError(f"{problem}; {advice}.") from None
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be read ({error.strerror}); restore the file.") from None
+
+
+def _check_kind(folder: pathlib.Path) -> None:
+    """Raises for a folder that no attempt to write a checkpoint can have left, e.g. that of all steps."""
+    names = [path.name for path in folder.iterdir()]
+    if not names or any(name == digest.FILE or name.startswith(STATE) for name in names):
+        return
+    inside = [str(step) for step in steps.listed(folder)]
+    advice = f"one of its steps: {', '.join(inside)}" if inside else "the folder of a step"
+    raise CheckpointError(f"{folder}: is no checkpoint of synthaug (no {digest.FILE}); name {advice}.")
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

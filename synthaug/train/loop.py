@@ -64,6 +64,8 @@ def fit(
     clock: Clock,
     evaluate: Callable[[State], dict[str, float]] | None = None,
     place: Callable[[Batch], Batch] = lambda batch: batch,
+    snapshot: Callable[[int, State], None] | None = None,
+    snapshot_every: int = 1,
 ) -> State:
     """Returns the state after `num_steps` updates, all saved; `state` is donated.
 
@@ -82,6 +84,9 @@ def fit(
         evaluate: called before every scheduled save; its dict is logged and saved with the state, where
             "best" (lower is better) decides which checkpoints stay.
         place: puts a batch on the devices; called in this thread.
+        snapshot: called with every `snapshot_every`-th state, every one in `saving.keep_steps` and the last,
+            before that is saved: a checkpoint means that every snapshot up to it is there.
+        snapshot_every: steps between snapshots.
 
     Raises:
         TrainingError: loss or gradient became inf or nan; what was saved before is good.
@@ -90,6 +95,9 @@ def fit(
     """
     step = int(state["step"])
     watch = _Watch(step, checkpoints, log)
+    if num_steps == 0 and checkpoints.latest() is None:  # weights that are used as they are
+        with clock.measure("save"):
+            checkpoints.save(0, state, {})
     with contextlib.closing(_prefetch(batch_at, step, num_steps)) as batches:
         bucket = "compile"
         while step < num_steps:
@@ -101,7 +109,12 @@ def fit(
                 watch.add(step, metrics, due=step % saving.log_every == 0 or step == num_steps)
             progress(step, num_steps)
             checkpoints.poll()
-            if due := _is_due(step, saving, num_steps):
+            if snapshot and _is_due(step, saving, num_steps, snapshot_every):
+                with clock.measure("step"):
+                    watch.settle(step)
+                with clock.measure("save"):
+                    snapshot(step, state)
+            if due := _is_due(step, saving, num_steps, saving.every):
                 _save(step, state, checkpoints, watch, clock, log, evaluate)
             if step < num_steps and (signal := stop.requested()):
                 if not due:  # the score of a step off the schedule would not be in an uninterrupted run
@@ -112,8 +125,8 @@ def fit(
     return state
 
 
-def _is_due(step: int, saving: Saving, num_steps: int) -> bool:
-    return step % saving.every == 0 or step in saving.keep_steps or step == num_steps
+def _is_due(step: int, saving: Saving, num_steps: int, every: int) -> bool:
+    return step % every == 0 or step in saving.keep_steps or step == num_steps
 
 
 def _save(

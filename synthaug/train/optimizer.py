@@ -45,11 +45,13 @@ def build_optimizer(settings: Optimizer, num_steps: int) -> optax.GradientTransf
 
     adafactor has optax's defaults, Imagen's choice for the base model; adam has b1 = 0.9, b2 = 0.999,
     eps = 1e-8, its choice for super-resolution. Decay touches kernels only (two axes or more), never
-    biases and norm scales.
+    biases and norm scales. Without steps there is nothing to keep: weights are used as they are.
 
     Raises:
         ConfigError: a weight decay with a rule that has none.
     """
+    if not num_steps:
+        return optax.identity()
     rate = learning_rate(settings, num_steps)
     if settings.weight_decay and settings.kind not in ("adamw", "sgd"):
         raise ConfigError(

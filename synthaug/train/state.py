@@ -1,14 +1,15 @@
 """The training state, a plain dict, and the update that maps it to the next one.
 
-    {"step": i32[], "params": ..., "ema": ..., "opt": ..., "stats": ...}
+    {"step": i32[], "params": ..., "ema": ..., "profiles": ..., "opt": ..., "stats": ...}
 
 `step` counts completed updates. `params`, `ema` and `stats` are nested dicts of arrays, `opt` is optax's.
-Without averaging `ema` is {}.
+Without averaging `ema` is {}. `profiles` are the averages of post-hoc EMA, {length: like params}, often {}.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -24,7 +25,9 @@ LossFn = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, tuple[Metrics, An
 Update = Callable[[State, Any, jax.Array], tuple[State, Metrics]]
 
 
-def create(weights: Weights, tx: optax.GradientTransformation, with_ema: bool) -> State:
+def create(
+    weights: Weights, tx: optax.GradientTransformation, with_ema: bool, profiles: Iterable[str] = ()
+) -> State:
     """Returns the training state before the first update.
 
     The arrays are copies: the update donates its state, and must not destroy the caller's weights.
@@ -33,23 +36,31 @@ def create(weights: Weights, tx: optax.GradientTransformation, with_ema: bool) -
         weights: {"params", "stats"}, nested dicts of arrays.
         tx: the update rule.
         with_ema: whether the weights are averaged; the same as `ema_decay > 0` in `make_update`.
+        profiles: names of the averages for post-hoc EMA, the same as in `make_update`.
     """
     return {
         "step": jnp.zeros((), jnp.int32),
         "params": _copy(weights["params"]),
         "ema": _copy(weights["params"]) if with_ema else {},
+        "profiles": {name: _copy(weights["params"]) for name in profiles},
         "opt": tx.init(weights["params"]),
         "stats": _copy(weights["stats"]),
     }
 
 
-def make_update(loss_fn: LossFn, tx: optax.GradientTransformation, ema_decay: float) -> Update:
+def make_update(
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    ema_decay: float,
+    profiles: Mapping[str, float] = types.MappingProxyType({}),
+) -> Update:
     """Returns the compiled update (state, batch, key) -> (state, metrics); it donates the state.
 
     Args:
         loss_fn: (params, stats, batch, key) -> (loss f32[], (metrics, new stats)).
         tx: the update rule.
         ema_decay: decay of the averaged weights; 0 = no average.
+        profiles: {name: gamma} of the averages for post-hoc EMA, see posthoc.py.
 
     Returns:
         The update. Its metrics are those of `loss_fn`, the "loss" and, before clipping, the "grad_norm".
@@ -61,10 +72,15 @@ def make_update(loss_fn: LossFn, tx: optax.GradientTransformation, ema_decay: fl
         updates, opt = tx.update(grads, state["opt"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         averages = ema.average(state["ema"], params, state["step"], ema_decay) if ema_decay else state["ema"]
+        powers = {
+            name: ema.power_average(state["profiles"][name], params, state["step"], gamma)
+            for name, gamma in profiles.items()
+        }
         following = {
             "step": state["step"] + 1,
             "params": params,
             "ema": averages,
+            "profiles": powers,
             "opt": opt,
             "stats": stats,
         }

@@ -1,6 +1,6 @@
 """The folders of a run's checkpoints, one for each step: which count, which are moved aside, which stay.
 
-    checkpoints/<step>/digest.json   written last: step, identity, metrics, leaves, SHA-256 of every file
+    checkpoints/<step>/digest.json   written last: step, identity, about, metrics, leaves, hashes of all files
     checkpoints/rejected/<step>      torn or altered checkpoints, moved aside and never loaded
 
 Knows no jax.
@@ -31,9 +31,10 @@ class Steps:
         saving: Saving,
         identity: dict[str, str],
         warn: Callable[[str], None],
+        about: dict[str, Any] | None = None,
     ) -> None:
         self.directory = directory
-        self._saving, self._identity, self._warn = saving, identity, warn
+        self._saving, self._identity, self._warn, self._about = saving, identity, warn, about
         self._checked: set[int] = set()  # steps whose files this process has hashed
 
     def folder(self, step: int) -> pathlib.Path:
@@ -81,6 +82,8 @@ class Steps:
     def commit(self, step: int, metrics: dict[str, float], leaves: list[Any]) -> None:
         """Writes the digest of a finished step: from here on it counts."""
         record = {"step": step, "identity": self._identity, "metrics": metrics, "leaves": leaves}
+        if self._about is not None:
+            record["about"] = self._about
         digest.write(self.folder(step), record)
         self._checked.add(step)
 
