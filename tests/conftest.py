@@ -10,6 +10,8 @@ os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["NO_COLOR"] = "1"
 
 import pathlib
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -23,6 +25,14 @@ def reference_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     done = study.synthaug("run", str(study.TINY), "--runs", str(runs))
     assert done.returncode == 0, done.stderr
     return runs / "tiny"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_go_with_their_module() -> Iterator[None]:
+    """Frees what a module compiled: all together would hold several GB, and modules rarely share any."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 from hypothesis import settings  # noqa: E402

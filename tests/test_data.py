@@ -600,6 +600,50 @@ def test_other_settings_in_the_same_place_are_refused(folder, tmp_path):
         prepare(settings_of(folder), [8], tmp_path / "out", silent)
 
 
+@pytest.fixture
+def val_folder(folder) -> pathlib.Path:
+    """Two images of each class in a folder of their own, one with the name of a train image."""
+    root = folder.parent / "val"
+    for key in ("b", "a", "größe"):
+        (root / key).mkdir(parents=True)
+        for i in range(2):
+            (root / key / f"{i}.png").write_bytes(encoded(Image.fromarray(noise(12, 10, 3, seed=90 + i))))
+    return root
+
+
+def test_validation_images_from_their_own_folder(folder, val_folder, tmp_path):
+    settings = settings_of(folder, val_path=str(val_folder), num_train=18, num_val=6)
+    result = prepare(settings, [8], tmp_path / "out", silent)
+    assert (result["num_train"], result["num_val"]) == (18, 6)
+    headers = {
+        split: open_headers(tmp_path / "out" / split / "8", result["sets"][f"{split}/8"])
+        for split in ("train", "val")
+    }
+    assert all(h["source"].startswith("val/") for h in headers["val"])
+    assert {h["source"] for h in headers["train"]} == {
+        i.source_id for i in sources.scan(settings_of(folder)).items
+    }
+    # both folders may move
+    moved = folder.rename(folder.parent / "raw2"), val_folder.rename(folder.parent / "val2")
+    again = dataclasses.replace(settings, path=str(moved[0]), val_path=str(moved[1]))
+    assert prepare(again, [8], tmp_path / "out", silent)["sets"] == result["sets"]
+
+
+def open_headers(directory: pathlib.Path, facts: dict) -> list[dict]:
+    return shards.open_set(directory, facts["shards"], num_images=facts["images"]).headers()
+
+
+def test_folders_of_train_and_validation_must_agree(folder, val_folder):
+    stated = {"val_path": str(val_folder), "num_train": 18, "num_val": 6}
+    with pytest.raises(DataError, match=r"has 18 and data\.val_path 6 images; set data.num_train=18"):
+        sources.scan(settings_of(folder, **{**stated, "num_val": 7}))
+    (val_folder / "b").rename(val_folder / "c")
+    with pytest.raises(DataError, match=r"no folder b in .*val.*; expected the same classes in both"):
+        sources.scan(settings_of(folder, **stated))
+    with pytest.raises(DataError, match=r"data\.val_path = .*nowhere.*: no such folder"):
+        sources.scan(settings_of(folder, **{**stated, "val_path": "nowhere"}))
+
+
 def test_class_without_readable_train_images_is_refused(folder, tmp_path):
     for path in folder.glob("größe/**/*.*"):
         path.write_bytes(b"no image")

@@ -27,7 +27,11 @@ train_loss = jax.jit(loss.diffusion_loss, static_argnums=(0, 1))
 draw_times = jax.jit(schedule.draw_times, static_argnums=(0, 2))
 logsnr_at = jax.jit(schedule.logsnr, static_argnums=0)
 vlb_terms = jax.jit(loss.vlb_terms, static_argnums=0)
-augment = jax.jit(cascade.augment_low_res)
+augment_all = jax.jit(cascade.augment_low_res, static_argnums=2)
+
+
+def augment(low_res, level, keys):
+    return augment_all(low_res, level, "continuous", keys)[0]
 
 
 def noise(name: str, *shape: int) -> jax.Array:
@@ -62,6 +66,7 @@ def test_logsnr_is_finite_limited_and_falls_with_time(process):
 
 @pytest.mark.parametrize("process", DISCRETE, ids=str)
 def test_discrete_table_equals_an_independent_product_of_betas(process):
+    """As diffusers multiplies them: 1 - beta in float32, the product in float64, its result in float32."""
     n, kept, expected = process.num_timesteps, 1.0, []
     for i in range(n):
         if process.schedule == "cosine":
@@ -69,8 +74,9 @@ def test_discrete_table_equals_an_independent_product_of_betas(process):
             beta = 1 - now / before
         else:
             beta = 1000 / n * (1e-4 + (0.02 - 1e-4) * i / (n - 1))
-        kept *= 1 - min(beta, 0.999)
-        expected.append(math.log(kept / (1 - kept)))
+        kept *= float(np.float32(1) - np.float32(min(beta, 0.999)))
+        rounded = float(np.float32(kept))
+        expected.append(math.log(rounded / (1 - rounded)))
     found = logsnr_at(process, jnp.arange(n))
     np.testing.assert_allclose(found, np.clip(expected, -20, 20), rtol=1e-5, atol=1e-6)
 
@@ -122,6 +128,27 @@ def test_a_linear_grid_too_short_for_its_betas_is_refused():
     ):
         logsnr_at(Diffusion(schedule="linear", num_timesteps=8), jnp.array(0))
     assert np.all(np.diff(schedule.logsnr_table(Diffusion(schedule="linear", num_timesteps=21))) < 0)
+
+
+@pytest.mark.parametrize(
+    ("process", "subset", "start", "fractions"),
+    [
+        (CONTINUOUS[0], None, 0.3, [0.3, 0.2, 0.1]),
+        (LEARNED, None, 0.35, [0.3, 0.2, 0.1]),
+        (LEARNED, tuple(range(99, 1000, 100)), 0.3, [0.3, 0.2, 0.1]),
+        (LEARNED, None, 1.0, [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]),
+    ],
+)
+def test_a_grid_from_the_middle_is_the_rest_of_the_whole_one(process, subset, start, fractions):
+    whole, rest = (schedule.step_grid(process, 10, subset, s) for s in (1.0, start))
+    np.testing.assert_allclose(rest.fraction, fractions, rtol=1e-6)
+    for a, b in zip(whole, rest, strict=True):
+        np.testing.assert_array_equal(a[len(a) - len(b) :], b)
+
+
+def test_a_grid_that_would_be_empty_is_refused():
+    with pytest.raises(ConfigError, match=r"start = 0.05 is before the last of 10 steps, at 0.1"):
+        schedule.step_grid(CONTINUOUS[0], 10, start=0.05)
 
 
 def test_step_grid_refuses_more_steps_than_timesteps_and_subsets_of_continuous_time():
@@ -434,6 +461,17 @@ def test_both_passes_are_one_batch_and_trees_are_paired():
     np.testing.assert_allclose(out, 20 * z_t, rtol=1e-6)  # 2 * (10 z) + (1 - 2) * 0
 
 
+def test_autoguidance_mixes_two_networks_on_the_same_conditioning():
+    cond, weak_cond, z_t = noise("c", 2, 3, 3, 2), noise("n", 2, 3, 3, 2), noise("z", 2, 3, 3, 1)
+
+    def network(z_t, time, cond):
+        return cond + time[:, None, None, None]
+
+    out = guidance.autoguide(network, network, cond, weak_cond, jnp.float32(3.0), 1)(z_t, jnp.ones(2))
+    np.testing.assert_allclose(out[..., :1], 3 * cond[..., :1] - 2 * weak_cond[..., :1] + 1, rtol=1e-5)
+    np.testing.assert_array_equal(out[..., 1:], cond[..., 1:] + 1)  # the variance is the network's own
+
+
 @pytest.mark.parametrize("kind", ["v", "x"])
 def test_guiding_v_or_x_equals_guiding_eps(kind):
     z_t, logsnr, weight = noise("z", 2, 3, 3, 1), jnp.float32(0.3), 1.7
@@ -470,6 +508,55 @@ def test_augmentation_of_an_image_depends_on_its_own_key_only():
     part = augment(low_res[2:3], level[2:3], keys[2:3])
     np.testing.assert_array_equal(part[0], whole[2])
     assert not np.allclose(whole[0] - low_res[0], whole[1] - low_res[1], atol=0.1)
+
+
+def test_discrete_augmentation_is_a_step_of_a_thousand_and_never_none():
+    """DeepFloyd IF: step int(1000 level), at most 999, and step 0 adds noise, too."""
+    level = np.array([0.0, 0.25, 0.2509, 1.0] * 256, np.float32)
+    low_res, keys = jnp.full((1024, 4, 4, 1), 0.6), rng.for_images(KEY, jnp.arange(1024))
+    out, aug_time = augment_all(low_res, level, "discrete", keys)
+    np.testing.assert_array_equal(aug_time[:4], [0, 250, 250, 999])
+    kept = np.cumprod(1 - schedule.betas(LEARNED))
+    for row, step in enumerate((0, 250, 250, 999)):
+        part = np.asarray(out[row::4])
+        deviation = 5 * math.sqrt(1 - kept[step]) / math.sqrt(part.size)
+        assert part.mean() == pytest.approx(0.6 * math.sqrt(kept[step]), abs=deviation + 1e-6)
+        assert part.std() == pytest.approx(math.sqrt(1 - kept[step]), abs=deviation)
+    assert not np.array_equal(out[0], low_res[0])
+
+
+def test_every_thousandth_is_its_own_discrete_step():
+    """In float32 1000 x 0.251 is below 251."""
+    level = (np.arange(1000) / 1000).astype(np.float32)
+    keys = rng.for_images(KEY, jnp.arange(1000))
+    _, aug_time = augment_all(jnp.zeros((1000, 1, 1, 1)), level, "discrete", keys)
+    np.testing.assert_array_equal(aug_time, np.arange(1000))
+
+
+def test_continuous_augmentation_tells_the_level_in_thousandths():
+    keys, level = rng.for_images(KEY, jnp.arange(3)), jnp.array([0.0, 0.25, 1.0])
+    _, aug_time = augment_all(noise("low", 3, 4, 4, 1), level, "continuous", keys)
+    np.testing.assert_array_equal(aug_time, [0.0, 250.0, 1000.0])
+
+
+def test_a_network_without_augmentation_gets_the_images_as_they_are():
+    keys, low_res = rng.for_images(KEY, jnp.arange(3)), noise("low", 3, 4, 4, 1)
+    out, aug_time = augment_all(low_res, jnp.zeros(3), "none", keys)
+    np.testing.assert_array_equal(out, low_res)
+    np.testing.assert_array_equal(aug_time, 0)
+    with pytest.raises(ConfigError, match="'blur'; expected continuous, discrete or none"):
+        cascade.augment_low_res(low_res, jnp.zeros(3), "blur", keys)
+
+
+def test_aligned_corners_reach_from_the_first_pixel_to_the_last():
+    ramp = jnp.arange(3.0).reshape(1, 3, 1, 1) * jnp.ones((2, 3, 2, 3))
+    large = cascade.enlarge(ramp, (9, 7), "align_corners")
+    assert large.shape == (2, 9, 7, 3)
+    np.testing.assert_allclose(large[1, :, 4, 2], np.linspace(0, 2, 9), atol=1e-6)
+    with pytest.raises(ConfigError, match="'nearest'; expected half_pixel or align_corners"):
+        cascade.enlarge(ramp, 9, "nearest")
+    with pytest.raises(ConfigError, match="3x2 px do not enlarge to 2x8"):
+        cascade.enlarge(ramp, (2, 8))
 
 
 def test_enlarging_keeps_a_ramp_and_shrinking_undoes_flat_boxes():

@@ -29,7 +29,7 @@ def results(run: pathlib.Path) -> dict:
 
 def test_results_have_the_documented_form(finished: pathlib.Path) -> None:
     found = results(finished)
-    assert list(found) == ["name", "versions", "sweep", "score", "classify"]
+    assert list(found) == ["name", "versions", "licences", "sweep", "score", "classify"]
     assert len(found["sweep"]) == 6
     assert sum(row["chosen"] for row in found["sweep"]) == 2
     for row in found["score"]:

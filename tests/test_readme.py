@@ -84,5 +84,6 @@ def test_links_exist() -> None:
 
 def test_the_test_command_is_what_ci_runs() -> None:
     script = (ROOT / ".ci" / "run").read_text()
-    assert ".venv/bin/pip install" in script and "'.[test]'" in script
+    assert ".venv/bin/pip install" in script
+    assert "'.[test,peers]'" in script and "'.[test,peers]' && .venv/bin/pytest" in TEXT
     assert "\n.venv/bin/pytest" in script

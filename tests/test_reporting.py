@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from synthaug import licences
 from synthaug.metrics.accuracy import mean_and_deviation, paired_test
 from synthaug.reporting import drawing, headline, numbers, paper, provenance, scaling, timing
 from synthaug.reporting.comparisons import Arm
@@ -64,7 +65,8 @@ def sweep_rows() -> list[dict[str, Any]]:
                     row = {
                         "phase": phase, "model": model, "resolution": resolution, "checkpoint": 0,
                         "solver": "ddpm", "num_sampling_steps": 64, "guidance_weight": weight,
-                        "logvar_mix": mix, "aug_level": level,
+                        "logvar_mix": mix, "aug_level": level, "guidance_min_t": 0.0, "guidance_max_t": 1.0,
+                        "guide_checkpoint": 0, "ema_length": 0.0,
                         "n": 1024, "reference": "val", "encoder": ENCODER["encoder"],
                         "encoder_hash": ENCODER["encoder_hash"], "seed": 0, "fid": fid,
                         "inception_score": 6.0 + 1.5 * math.log(weight + 0.5), "inception_score_std": 0.11,
@@ -168,6 +170,7 @@ def report(**changes: Any) -> Report:
             "numpy": "2.4.6",
             "python": "3.11.2",
         },
+        "licences": [dataclasses.asdict(licences.LICENCES["deepfloyd-if"])],
         "sweep": sweep_rows(),
         "score": score_rows(),
         "classify": classify_rows(),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from synthaug import rng
-from synthaug.diffusion import prediction, sampler, schedule
+from synthaug.diffusion import prediction, sampler, schedule, solvers
 from synthaug.errors import ConfigError
 from synthaug.experiment import Diffusion, Sampler
 
@@ -36,7 +36,7 @@ run = jax.jit(sampler.sample, static_argnums=(0, 1, 2, 8))
 @functools.cache  # one function object per process, so that jit compiles once
 def gaussian_denoiser(process: Diffusion):
     """Returns the exact denoiser of the data above if cond, f32[B], is 1, and a wrong one else."""
-    axes, variances, mean = (jnp.asarray(a, jnp.float32) for a in (AXES, VARIANCES, MEAN[None]))
+    axes, variances, mean = (a.astype(np.float32) for a in (AXES, VARIANCES, MEAN[None]))
 
     def denoise(z_t, time, cond):
         t = time.astype(jnp.int32) if process.num_timesteps else time / 1000
@@ -80,6 +80,11 @@ def exact_variance(settings: Sampler, process: Diffusion, steps: int, variance: 
         elif settings.solver == "ddim":
             new = settings.eta**2 * (1 - gap) * s_s**2
             a = a_s * gain + math.sqrt(max(s_s**2 - new, 0)) * (1 - a_t * gain) / s_t
+        elif settings.solver == "heun":
+            h = math.exp((l_t - l_s) / 2)  # e^-h
+            a = s_s / s_t + a_s * (1 - h) * gain
+            if l_s < np.inf:
+                a = s_s / s_t + a_s * (1 - h) * (gain + a * a_s * variance / (a_s**2 * variance + s_s**2)) / 2
         else:
             h = half[i + 1] - half[i]
             weight = h / (2 * (half[i] - half[i - 1])) if 0 < i < steps - 1 else 0.0
@@ -109,6 +114,7 @@ SOLVERS = [
     dataclasses.replace(PLAIN, solver="ddim", eta=0.5),
     dataclasses.replace(PLAIN, solver="ddim", eta=1.0),
     dataclasses.replace(PLAIN, solver="dpmpp_2m"),
+    dataclasses.replace(PLAIN, solver="heun"),
 ]
 
 
@@ -228,6 +234,82 @@ def test_guidance_weight_one_is_one_pass_and_reads_no_null_conditioning():
     np.testing.assert_allclose(guided, unguided, atol=1e-3)  # both passes agree: nothing to guide
 
 
+def counted(calls: list[int]):
+    """Returns the exact denoiser, which notes the size of its batch each time it really runs."""
+
+    def denoise(z_t, time, cond):
+        jax.debug.callback(lambda: calls.append(z_t.shape[0]))
+        return gaussian_denoiser(COSINE)(z_t, time, cond)
+
+    return denoise
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "guided"),
+    [(0.3, 0.7, (3, 8)), (0.0, 0.5, (5, 10)), (0.65, 1.0, (0, 4)), (0.0, 1.0, (0, 10))],
+)
+def test_outside_the_guidance_interval_a_step_is_one_pass(low, high, guided):
+    """Ten steps at 1.0, 0.9, ..., 0.1; both ends of the interval belong to it."""
+    calls: list[int] = []
+    settings = dataclasses.replace(PLAIN, guidance_weight=3.0, guidance_min_t=low, guidance_max_t=high)
+    grid, keys = schedule.step_grid(COSINE, 10), for_images(KEY, np.arange(8))
+    static, knobs = sampler.static_part(settings), sampler.knobs(settings)
+    run(counted(calls), static, COSINE, grid, knobs, keys, np.ones(8, "f"), np.zeros(8, "f"), SHAPE)
+    jax.effects_barrier()
+    assert calls == [16 if guided[0] <= i < guided[1] else 8 for i in range(10)]
+
+
+def test_guidance_within_an_interval_is_the_weight_switched_on_and_off():
+    grid, keys = schedule.step_grid(COSINE, 10), for_images(KEY, np.arange(8))
+    cond, null = np.ones(8, "f"), np.full(8, 0.5, "f")
+    settings = Sampler(threshold="none", solver="ddim", guidance_weight=3.0, guidance_max_t=0.5)
+
+    def image(settings, grid):
+        static, knobs = sampler.static_part(settings), sampler.knobs(settings)
+        return run(gaussian_denoiser(COSINE), static, COSINE, grid, knobs, keys, cond, null, SHAPE)
+
+    @jax.jit
+    def step(z, weight, time, logsnr_t, logsnr_s):
+        eps = [gaussian_denoiser(COSINE)(z, jnp.full(8, time), jnp.asarray(c)) for c in (cond, null)]
+        x = prediction.to_x("eps", z, logsnr_t, weight * eps[0] + (1 - weight) * eps[1])
+        return solvers.ddim_step(z, x, logsnr_t, logsnr_s, jnp.float32(0), jnp.zeros_like(z))
+
+    z = draw_noise(keys, 10, SHAPE)  # by hand: a weight of 1 down to 0.6, then of 3
+    for i, (_, *at) in enumerate(zip(*grid, strict=True)):
+        z = step(z, jnp.float32(1.0 if i < 5 else 3.0), *at)
+    np.testing.assert_allclose(image(settings, grid), z, atol=1e-5)
+    assert np.abs(image(dataclasses.replace(settings, guidance_max_t=1.0), grid) - z).max() > 0.01
+
+
+def test_a_sweep_over_intervals_compiles_once_and_each_counts():
+    compiled = jax.jit(functools.partial(sampler.sample, gaussian_denoiser(COSINE)), static_argnums=(0, 1, 7))
+    grid, keys = schedule.step_grid(COSINE, 6), for_images(KEY, np.arange(8))
+    images = []
+    for low, high in ((0.0, 0.5), (0.3, 0.8), (0.5, 1.0)):
+        settings = dataclasses.replace(PLAIN, guidance_weight=3.0, guidance_min_t=low, guidance_max_t=high)
+        static, knobs = sampler.static_part(settings), sampler.knobs(settings)
+        image = compiled(static, COSINE, grid, knobs, keys, np.ones(8, "f"), np.zeros(8, "f"), SHAPE)
+        images.append(np.asarray(image).tobytes())
+    assert compiled._cache_size() == 1 and len(set(images)) == 3
+
+
+def test_autoguidance_leads_away_from_the_weaker_network():
+    """Both networks are linear in a gain: w = 3 with gains 1 and 0.9 is a network of gain 1.2."""
+    grid, keys, denoise = (
+        schedule.step_grid(COSINE, 6),
+        for_images(KEY, np.arange(8)),
+        gaussian_denoiser(COSINE),
+    )
+    guided = dataclasses.replace(PLAIN, guidance_weight=3.0, guide_checkpoint=500)
+    static, knobs = sampler.static_part(guided), sampler.knobs(guided)
+    gains = [np.full(8, gain, np.float32) for gain in (1.0, 0.9, 1.2)]
+    found = sampler.sample(
+        denoise, static, COSINE, grid, knobs, keys, gains[0], gains[1], SHAPE, weaker=denoise
+    )
+    alone = sampler.sample(denoise, PLAIN, COSINE, grid, sampler.knobs(PLAIN), keys, gains[2], None, SHAPE)
+    np.testing.assert_allclose(found, alone, atol=1e-4)
+
+
 def test_a_sweep_over_numbers_compiles_once_and_each_point_counts():
     compiled = jax.jit(functools.partial(sampler.sample, gaussian_denoiser(COSINE)), static_argnums=(0, 1, 7))
     grid, keys = schedule.step_grid(COSINE, 6), for_images(KEY, np.arange(8))
@@ -250,6 +332,9 @@ def test_a_sweep_over_numbers_compiles_once_and_each_point_counts():
         {"logvar_mix": "learned"},
         {"threshold": "none"},
         {"solver": "ddim"},
+        {"guidance_min_t": 0.2},
+        {"guidance_max_t": 0.8},
+        {"guide_checkpoint": 500},
     ],
     ids=str,
 )
@@ -261,10 +346,18 @@ def test_what_changes_the_program_is_no_number(changes):
 def test_what_only_changes_numbers_leaves_the_program():
     settings = Sampler(guidance_weight=1.5, eta=0.5, logvar_mix=0.3)
     other = Sampler(
-        guidance_weight=9.0, eta=1.0, logvar_mix=1.0, num_sampling_steps=7, checkpoint=5, aug_level=0.1
+        guidance_weight=9.0,
+        eta=1.0,
+        logvar_mix=1.0,
+        num_sampling_steps=7,
+        checkpoint=5,
+        ema_length=0.1,
+        aug_level=0.1,
     )
     assert sampler.static_part(settings) == sampler.static_part(other)
-    assert [float(k) for k in sampler.knobs(other)] == [9.0, 1.0, 1.0]
+    assert sampler.knobs(other)._asdict() == {
+        "guidance_weight": 9.0, "guidance_min_t": 0.0, "guidance_max_t": 1.0, "logvar_mix": 1.0, "eta": 1.0
+    }  # fmt: skip
 
 
 # -------------------------------------------------------------------------------- laws of the solvers
@@ -280,9 +373,9 @@ def test_ddim_with_eta_one_is_ddpm_with_posterior_variance():
     z_t, x, noise = step_inputs()
     for logsnr_t, logsnr_s in [(-20.0, -8.0), (-3.0, -2.9), (0.0, 2.0), (5.0, 5.5), (7.0, math.inf)]:
         ratios = jnp.float32(logsnr_t), jnp.float32(logsnr_s)
-        ancestral = sampler.ddpm_step(z_t, x, *ratios, jnp.float32(0), noise)
+        ancestral = solvers.ddpm_step(z_t, x, *ratios, jnp.float32(0), noise)
         np.testing.assert_allclose(
-            sampler.ddim_step(z_t, x, *ratios, jnp.float32(1), noise), ancestral, atol=1e-5
+            solvers.ddim_step(z_t, x, *ratios, jnp.float32(1), noise), ancestral, atol=1e-5
         )
     np.testing.assert_allclose(
         draw(SOLVERS[5], COSINE, 24, 8192), draw(SOLVERS[0], COSINE, 24, 8192), atol=2e-3
@@ -296,7 +389,7 @@ def test_ddpm_variance_is_the_geometric_mix_of_the_two_bounds():
     small, large = share / (1 + math.exp(1.1)), share / (1 + math.exp(-0.4))
     for mix in (0.0, 0.3, 1.0):
         one, zero = (
-            sampler.ddpm_step(z_t, x, *ratios, jnp.float32(mix), n * jnp.ones_like(x)) for n in (1.0, 0.0)
+            solvers.ddpm_step(z_t, x, *ratios, jnp.float32(mix), n * jnp.ones_like(x)) for n in (1.0, 0.0)
         )
         np.testing.assert_allclose(one - zero, small ** ((1 - mix) / 2) * large ** (mix / 2), rtol=1e-4)
 
@@ -306,17 +399,68 @@ def test_the_last_step_returns_the_prediction_without_noise(mix):
     z_t, x, _ = step_inputs()
     ratios, loud = (jnp.float32(6), jnp.float32(jnp.inf)), jnp.full_like(x, 1e30)
     mix = jnp.linspace(0, 1, x.size).reshape(x.shape) if mix == "per pixel" else jnp.float32(mix)
-    np.testing.assert_array_equal(sampler.ddpm_step(z_t, x, *ratios, mix, loud), x)
-    np.testing.assert_array_equal(sampler.ddim_step(z_t, x, *ratios, jnp.float32(1), loud), x)
-    np.testing.assert_array_equal(sampler.dpmpp_2m_step(z_t, x, 9 * x, *ratios, jnp.float32(0)), x)
+    np.testing.assert_array_equal(solvers.ddpm_step(z_t, x, *ratios, mix, loud), x)
+    np.testing.assert_array_equal(solvers.ddim_step(z_t, x, *ratios, jnp.float32(1), loud), x)
+    np.testing.assert_array_equal(solvers.exponential_step(z_t, x, *ratios), x)
+
+
+def flow_error(settings: Sampler, steps: int) -> float:
+    """Returns the largest error of the probability flow from t = 0.8 to 0.2 in `steps` steps.
+
+    Its solution for Gaussian data keeps each coordinate's distance to the mean, in standard deviations.
+    """
+    times = np.linspace(0.8, 0.2, steps + 1).astype(np.float32)
+    ratios = logsnr_at(COSINE, times)
+    grid = schedule.StepGrid(times[:-1], 1000 * times[:-1], ratios[:-1], ratios[1:])
+    keys, cond = for_images(KEY, np.arange(64)), np.ones(64, np.float32)
+    knobs, denoise = sampler.knobs(settings), gaussian_denoiser(COSINE)
+    found = run(denoise, settings, COSINE, grid, knobs, keys, cond, None, SHAPE).reshape(64, 4)
+    (a_t, s_t), (a_s, s_s) = (map(float, schedule.signal_noise(r)) for r in (ratios[0], ratios[-1]))
+    grown = np.sqrt((a_s**2 * VARIANCES + s_s**2) / (a_t**2 * VARIANCES + s_t**2))
+    start = np.asarray(draw_noise(keys, steps, SHAPE), np.float64).reshape(64, 4)
+    exact = a_s * MEAN + ((start - a_t * MEAN) @ AXES * grown) @ AXES.T
+    return float(np.abs(found - exact).max())
+
+
+@pytest.mark.parametrize(("solver", "order"), [("ddim", 1), ("dpmpp_2m", 2), ("heun", 2)])
+def test_the_error_falls_by_the_order_of_the_solver(solver, order):
+    """Twice the steps: half the error of DDIM, a quarter of the second-order solvers'."""
+    coarse, fine = (flow_error(dataclasses.replace(PLAIN, solver=solver), steps) for steps in (20, 40))
+    assert 2**order * 0.8 < coarse / fine < 2**order * 1.25
+
+
+def test_heun_asks_the_network_twice_per_step_but_for_the_last():
+    calls: list[int] = []
+    settings = dataclasses.replace(PLAIN, solver="heun")
+    grid, keys = schedule.step_grid(COSINE, 6), for_images(KEY, np.arange(8))
+    run(counted(calls), settings, COSINE, grid, sampler.knobs(settings), keys, np.ones(8, "f"), None, SHAPE)
+    jax.effects_barrier()
+    assert len(calls) == 2 * 6 - 1
+
+
+def test_editing_starts_from_the_noised_image():
+    """One step from t = 1/6: the prediction from that image and the noise of its key."""
+    grid, keys = schedule.step_grid(COSINE, 6, start=0.2), for_images(KEY, np.arange(4))
+    x = jnp.tanh(jnp.asarray(np.random.default_rng(5).standard_normal((4, *SHAPE)), jnp.float32))
+    denoise, gains = gaussian_denoiser(COSINE), jnp.ones(4)
+    found = run(denoise, PLAIN, COSINE, grid, sampler.knobs(PLAIN), keys, gains, None, SHAPE, start=x)
+
+    @jax.jit
+    def by_hand():
+        z = prediction.diffuse(x, sampler.draw_noise(keys, 1, SHAPE), grid.logsnr_t[0])
+        return prediction.to_x("eps", z, grid.logsnr_t[0], denoise(z, jnp.full(4, grid.time[0]), gains))
+
+    np.testing.assert_allclose(found, by_hand(), atol=1e-5)
+    assert grid.fraction.tolist() == pytest.approx([1 / 6])
+    assert np.abs(found - x).max() < 5 * 0.26  # sigma there, and a shrinking denoiser
 
 
 def test_extrapolation_is_first_order_at_both_ends():
-    weights = np.asarray(sampler.extrapolation(schedule.step_grid(COSINE, 6)))
+    weights = np.asarray(solvers.extrapolation(schedule.step_grid(COSINE, 6)))
     ratios = np.asarray(logsnr_at(COSINE, np.arange(6, 0, -1, dtype=np.float32) / 6))
     steps = np.diff(ratios)
     np.testing.assert_allclose(weights, [0, *(steps[1:] / (2 * steps[:-1])), 0], rtol=1e-5)
-    assert sampler.extrapolation(schedule.step_grid(COSINE, 1)).tolist() == [0.0]
+    assert solvers.extrapolation(schedule.step_grid(COSINE, 1)).tolist() == [0.0]
 
 
 def test_one_step_is_the_prediction_from_pure_noise():
@@ -364,8 +508,8 @@ def test_learned_variance_is_read_per_pixel_from_the_extra_channels():
 
 
 def test_an_unknown_solver_is_refused():
-    with pytest.raises(ConfigError, match="'heun'; expected ddpm, ddim or dpmpp_2m"):
-        draw(dataclasses.replace(PLAIN, solver="heun"), COSINE, 2, 1)
+    with pytest.raises(ConfigError, match="'euler'; expected ddpm, ddim, dpmpp_2m or heun"):
+        draw(dataclasses.replace(PLAIN, solver="euler"), COSINE, 2, 1)
 
 
 # --------------------------------------------------------------------------------------- thresholding

@@ -1,0 +1,1 @@
+"""Parity with public implementations; needs the extra `peers`."""
