@@ -44,7 +44,7 @@ def gamma_of(length: float) -> float:
 
     Example:
         >>> round(gamma_of(0.1), 3), round(gamma_of(0.05), 3)
-        (6.937, 16.967)
+        (6.937, 16.972)
     """
     if not 0 < length < LONGEST:
         raise ConfigError(f"ema_length = {length:g}; expected more than 0 and less than {LONGEST:.3f}.")
