@@ -63,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--site", type=pathlib.Path, metavar="FILE", help="YAML with workers and devices")
     run.add_argument("--stage", metavar="STAGE", help="only this stage")
     run.add_argument("--part", type=int, metavar="N", help="only this part of --stage")
+    run.add_argument("--until", metavar="STAGE", help="only this stage and those that it needs")
     run.add_argument(
         "--force", action="store_true", help="redo --stage or its --part, then what depends on it"
     )
@@ -85,6 +86,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     report = _verb(verbs, "report", _report, "write the report of a finished study again")
     _add_name(report)
+    report.add_argument(
+        "--so-far",
+        action="store_true",
+        help="with the classifiers that are finished, the others shown as not run",
+    )
 
     bring = _verb(verbs, "import", _import, "turn public weights into a checkpoint that training starts from")
     bring.add_argument("family", metavar="FAMILY", help="deepfloyd-if, adm, or synthaug for our own exports")
@@ -150,12 +156,14 @@ def _run(args: argparse.Namespace) -> int:
     run = RunDir(args.runs / study.name)
     if args.force and args.stage is None:
         raise RunError("--force: name the stage to redo with --stage; to redo everything, delete the run.")
-    local.select(make_plan(study), args.stage, args.part, run)  # refuses an unknown stage or part
+    if args.until is not None and args.stage is not None:
+        raise RunError("--until: --stage names one stage alone; give one of the two.")
+    local.select(make_plan(study), args.stage, args.part, run, args.until)  # refuses an unknown stage or part
     run.create(study, shlex.join(["synthaug", "run", str(args.job), *args.overrides]))
     plan = make_plan(run.experiment())
     with run.hold():
         run.write_plan(to_json(plan))
-        todo = local.select(plan, args.stage, args.part, run)
+        todo = local.select(plan, args.stage, args.part, run, args.until)
         if args.force:
             stale = local.forget(plan, run, args.stage, args.part)
             todo = [key for key in local.select(plan, None, None, run) if key[0] in stale]
@@ -232,13 +240,18 @@ def _report(args: argparse.Namespace) -> int:
 
     run = _open(args)
     plan = make_plan(run.experiment())
-    unfinished = [k for k in local.select(plan, None, None, run) if k[0] != "report"]
-    if unfinished:
-        stages = ", ".join(sorted({name for name, _ in unfinished}))
-        raise RunError(f"{run.path}: not finished ({stages}); run the study first.")
+    trainings = {s.name for s in plan.stages if s.verb == "classify"}
+    left = {name for name, _ in local.select(plan, None, None, run)} - {"report"}
+    if unfinished := left - trainings if args.so_far else left:
+        stages = ", ".join(sorted(unfinished))
+        hint = "" if args.so_far or left - trainings else ", or report --so-far"
+        raise RunError(f"{run.path}: not finished ({stages}); run the study first{hint}.")
     with run.hold():
         local.forget(plan, run, "report", None)
-        local.Executor(run, plan, site.Site(), [("report", 0)], quiet=True, only=True).execute()
+        ready = plan.without_waiting("report", left)
+        local.Executor(run, ready, site.Site(), [("report", 0)], quiet=True, only=True).execute()
+        if left:
+            run.forget("report", 0)  # it is written again when all is finished
     print(run.report / "report.html")
     return 0
 

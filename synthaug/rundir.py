@@ -158,12 +158,11 @@ class RunDir:
         (directory / "done.json").unlink(missing_ok=True)
         shutil.rmtree(directory, ignore_errors=True)
 
-    def forget_shards(self, shards: range) -> None:
-        """Deletes shards of the generated set at every resolution, their markers first."""
-        for folder in (self.path / "sets" / "generated").glob("*"):
-            for shard in shards:
-                (folder / f"shard-{shard:05}.json").unlink(missing_ok=True)
-                (folder / f"shard-{shard:05}.arrayrecord").unlink(missing_ok=True)
+    def forget_shards(self, name: str, shards: range) -> None:
+        """Deletes shards of a set at every resolution, their markers first, and what lies beside them."""
+        for shard in shards:
+            for file in sorted((self.path / "sets" / name).rglob(f"*-{shard:05}.*"), key=_marker_first):
+                file.unlink(missing_ok=True)
 
     # ---------------------------------------------------------------------------- locks
 
@@ -195,3 +194,7 @@ class RunDir:
             handle.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
             handle.flush()
             yield
+
+
+def _marker_first(file: pathlib.Path) -> tuple[bool, str]:
+    return file.suffix != ".json", file.name

@@ -18,6 +18,9 @@ class Site:
 
     workers: int = knob(0, "processes that run parts side by side; 0 = one per core, at most 2", at_least=0)
     devices: int = knob(1, "devices a batch is split over, in each process", at_least=1)
+    loader_workers: int = knob(
+        0, "processes that decode and augment for one training; 0 = threads of its own process", at_least=0
+    )
     log_interval: float = knob(30.0, "time between progress lines when no terminal is attached", above=0)
 
     def num_workers(self) -> int:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 
-from synthaug.checks import cascade, sampling
+from synthaug.checks import cascade, sampling, training
+from synthaug.checks.filtering import filter_problems
 from synthaug.checks.inputs import check_inputs
+from synthaug.checks.validation import val_set_problems
 from synthaug.config import did_you_mean
 from synthaug.errors import ConfigError
-from synthaug.experiment import OPTIONAL_STAGES, STAGES, Classifier, Experiment, Finetune, cascade_order
+from synthaug.experiment import (
+    Classifier,
+    Experiment,
+    Finetune,
+    cascade_order,
+    prepared_resolutions,
+)
+from synthaug.experiment.study import classify_sets, generated_sets
 from synthaug.licences import LICENCES
+from synthaug.prompts import template_problems
 
 __all__ = ["check_inputs", "problems"]
 
@@ -24,9 +35,9 @@ def problems(e: Experiment) -> list[str]:
         *_licence_problems(e),
         *cascade.text_problems(e.text_encoder),
     ]
-    found += _optimizer_problems(e)
+    found += [*_optimizer_problems(e), *filter_problems(e), *val_set_problems(e)]
     try:
-        order = cascade_order(e.cascade)
+        order = cascade_order(e.cascade) if e.cascade else []
     except ConfigError as error:
         return [*found, str(error)]
     for name in order:
@@ -42,13 +53,33 @@ def _name_problems(e: Experiment) -> list[str]:
 
 
 def _data_problems(e: Experiment) -> list[str]:
-    if not e.data.val_path:
-        return []
-    if e.data.source != "folder":
-        return [f"data.val_path has no meaning with data.source = {e.data.source}; remove it."]
-    if pathlib.Path(e.data.val_path).resolve() == pathlib.Path(e.data.path).resolve():
-        return ["data.val_path is data.path: every validation image would be trained on; change one."]
-    return []
+    d = e.data
+    problems = []
+    for knob in ("path", "val_path", "val_labels", "class_list"):
+        if getattr(d, knob) and d.source == "digits":
+            problems.append(f"data.{knob} has no meaning with data.source = digits; remove it.")
+    if d.val_path and pathlib.Path(d.val_path).resolve() == pathlib.Path(d.path).resolve():
+        problems.append("data.val_path is data.path: every validation image would be trained on; change one.")
+    if d.keep_original and d.source in ("digits", "npz", "manifest"):
+        problems.append(f"data.keep_original: source = {d.source} holds pixels, no files; set it to false.")
+    if not e.cascade and not d.resolutions:
+        problems.append("data.resolutions is empty and there is no cascade: name the sides to prepare.")
+    for name, made in e.sets.items():
+        plain = name.isascii() and name and all(c.isalnum() or c in "-_" for c in name)
+        taken = name in ("train", "val", "generated") or name.startswith("generated-")
+        if not plain or taken:
+            problems.append(
+                f"sets.{name}: expected a name of letters, digits, '-' and '_', other than train, val and "
+                "generated, which are taken."
+            )
+        if "score" in e.stages and made.resolution not in prepared_resolutions(e):
+            problems.append(
+                f"sets.{name}.resolution = {made.resolution}: real images are not prepared at this side, so "
+                "it cannot be scored; add it to data.resolutions, or leave score out of stages."
+            )
+        if made.source == "manifest" and made.resize:
+            problems.append(f"sets.{name}.resize: a manifest is used as it is; remove it.")
+    return problems
 
 
 def _licence_problems(e: Experiment) -> list[str]:
@@ -65,10 +96,11 @@ def _list_problems(e: Experiment) -> list[str]:
     lists: dict[str, tuple[object, ...]] = {
         "classify.mixes": c.mixes,
         "classify.copies": c.copies,
-        "classify.shots": c.shots,
         "classify.seeds": c.seeds,
     }
     classifiers = {f"classify.models.{n}": m for n, m in c.models.items()}
+    if not c.subsets:
+        problems.append("classify.subsets is empty; give at least one, e.g. {all: {}}.")
     depths = {f"{n}.depths": m.depths for n, m in {**classifiers, "score.encoder": e.score.encoder}.items()}
     mults = {f"cascade.{n}.unet.channel_mult": m.unet.channel_mult for n, m in e.cascade.items()}
     blocks = {f"cascade.{n}.unet.num_res_blocks": m.unet.num_res_blocks for n, m in e.cascade.items()}
@@ -81,23 +113,19 @@ def _list_problems(e: Experiment) -> list[str]:
     for name, model in e.cascade.items():
         lists[f"cascade.{name}.finetune.ema_profiles"] = model.finetune.ema_profiles
     lists["licences"] = e.licences
+    lists |= {"classify.sets": c.sets, "data.resolutions": e.data.resolutions}
+    lists["prompts.templates"] = e.prompts.templates
     for key, values in lists.items():
         twice = [v for i, v in enumerate(values) if v in values[:i]]
         if twice:
             problems.append(f"{key} holds {twice[0]} twice; the same work would count as new, remove one.")
-    if "{}" not in e.prompts.template:
-        problems.append(f"prompts.template = {e.prompts.template!r} needs {{}} for the class name.")
-    return problems
+    return [*problems, *template_problems(e.prompts)]
 
 
 def _stage_problems(e: Experiment) -> list[str]:
-    problems = []
-    for stage in STAGES:
-        if stage not in e.stages and stage not in OPTIONAL_STAGES:
-            problems.append(f"stages: {stage} is missing; every study needs it, add it.")
     if len(set(e.stages)) != len(e.stages):
-        problems.append("stages: a stage stands twice; remove one.")
-    return problems
+        return ["stages: a stage stands twice; remove one."]
+    return []
 
 
 def _optimizer_problems(e: Experiment) -> list[str]:
@@ -112,17 +140,12 @@ def _optimizer_problems(e: Experiment) -> list[str]:
         steps = [model.num_steps] if e.classify.budget == "steps" else []
         if name == "score.encoder":
             steps += [phase.cas_steps for phase in e.sweep.phases.values() if phase.cas_steps]
-        trainings[name] = (model, min(steps, default=model.optimizer.warmup_steps + 1))
-    problems = []
-    for at, (settings, num_steps) in trainings.items():
-        o = settings.optimizer
-        if o.weight_decay and o.kind in ("adam", "adafactor"):
-            problems.append(f"{at}.optimizer.weight_decay: {o.kind} has none; use adamw, or set it to 0.")
-        if o.schedule == "cosine" and o.warmup_steps >= num_steps:
-            problems.append(
-                f"{at}.optimizer.warmup_steps = {o.warmup_steps}; expected fewer than the {num_steps} steps."
-            )
-    return problems
+        trainings[name] = (model, min(steps, default=0))
+    return [
+        problem
+        for at, (settings, num_steps) in trainings.items()
+        for problem in training.optimizer_problems(f"{at}.optimizer", settings.optimizer, num_steps)
+    ]
 
 
 def _score_problems(e: Experiment) -> list[str]:
@@ -142,21 +165,77 @@ def _score_problems(e: Experiment) -> list[str]:
 
 def _classify_problems(e: Experiment) -> list[str]:
     problems = []
-    for copies in e.classify.copies:
-        if copies > e.sample.copies:
-            problems.append(
-                f"classify.copies: {copies} copies exceed sample.copies = {e.sample.copies}; raise that."
-            )
-    for name in e.classify.models:
+    known = [name for name, _, _ in generated_sets(e)]
+    for name in e.classify.sets:
+        if name not in known:
+            problems.append(f"classify.sets: {name!r} is unknown{did_you_mean(name, known)}")
+    if "classify" in e.stages and e.classify.models and e.classify.mixes != ("real",) and not known:
+        problems.append("classify.mixes: there are no generated images; name some in sets, or a cascade.")
+    sizes = {f"generated-{m.resolution}": e.sample.copies * e.data.num_train for m in e.cascade.values()}
+    sizes |= {name: made.num_images for name, made in e.sets.items()}
+    for name in classify_sets(e) if "real+generated" in e.classify.mixes else []:
+        for copies in e.classify.copies:
+            if copies > 1 and copies * e.data.num_train > sizes.get(name, math.inf):
+                more = "raise sample.copies" if name.startswith("generated-") else "lower classify.copies"
+                problems.append(
+                    f"classify.copies: {copies} copies of {e.data.num_train} exceed the {sizes[name]} images "
+                    f"of {name}; {more}."
+                )
+    for name, model in e.classify.models.items():
         if not all(c.isalnum() or c in "-_" for c in name):
             problems.append(f"classify.models.{name}: a name may hold letters, digits, '-' and '_' only.")
+        start = e.classify.models.get(model.init)
+        shape = ("kind", "pool", "positions", "width", "depths", "num_heads", "patch_size")
+        other = [knob for knob in shape if start is not None and getattr(start, knob) != getattr(model, knob)]
+        if start is not None and other:
+            problems.append(
+                f"classify.models.{name}.{other[0]}: {model.init}, which it starts from, has another; "
+                f"expected {getattr(start, other[0])}."
+            )
+        elif start is not None and start.init in e.classify.models:
+            problems.append(
+                f"classify.models.{name}.init = {model.init}: expected a model that does not itself start "
+                "from another."
+            )
     classifiers = {f"classify.models.{n}": m for n, m in e.classify.models.items()}
     for key, model in {**classifiers, "score.encoder": e.score.encoder}.items():
-        size = max(m.resolution for m in e.cascade.values())
-        if model.kind == "vit" and len(model.depths) != 1:
-            problems.append(f"{key}.depths = {list(model.depths)}; a vit has one number of layers, e.g. [3].")
-        if model.kind == "vit" and size % model.patch_size:
-            problems.append(f"{key}.patch_size = {model.patch_size} does not divide {size} px; change it.")
-        if model.kind == "vit" and model.width % model.num_heads:
-            problems.append(f"{key}.num_heads = {model.num_heads} does not divide width {model.width}.")
+        problems += _network_problems(key, model, e)
+    return problems
+
+
+def _network_problems(key: str, model: Classifier, e: Experiment) -> list[str]:
+    """What is wrong with one classifier."""
+    problems, sides = training.transformer_problems(key, model), prepared_resolutions(e)
+    view = model.view
+    if view.resolution and view.resolution not in sides:
+        problems.append(
+            f"{key}.view.resolution = {view.resolution}; expected a prepared one, "
+            f"{', '.join(map(str, sides))}."
+        )
+    if view.original and not e.data.keep_original:
+        problems.append(f"{key}.view.original needs data.keep_original = true.")
+    if view.size == 0 and (view.original or view.crop != "none"):
+        problems.append(f"{key}.view.size = 0 cuts nothing; with original or crop give a size, e.g. 224.")
+    size = view.size or view.resolution or max(sides, default=0)
+    patch = 16 if model.architecture else model.patch_size
+    is_vit = model.kind == "vit" or (model.architecture and model.architecture.family == "vit")
+    if model.kind == "vit" and len(model.depths) != 1:
+        problems.append(f"{key}.depths = {list(model.depths)}; a vit has one number of layers, e.g. [3].")
+    if is_vit and size % patch:
+        problems.append(f"{key}.patch_size = {patch} does not divide {size} px; change it.")
+    if is_vit and view.eval_size not in (0, size):
+        problems.append(
+            f"{key}.view.eval_size = {view.eval_size}: a transformer's positions are those of {size} px; "
+            "set it to 0."
+        )
+    if view.size == 0 and key.startswith("classify.") and e.classify.mixes != ("real",):
+        made = {name: side for name, _, side in generated_sets(e)}
+        problems += [
+            f"{key}.view.size = 0 takes images as they are, and {name} has {made[name]} px beside real ones "
+            f"of {size}; set view.size, view.resolution or classify.sets."
+            for name in classify_sets(e)
+            if name in made and made[name] != size
+        ]
+    if model.kind == "vit" and model.width % model.num_heads:
+        problems.append(f"{key}.num_heads = {model.num_heads} does not divide width {model.width}.")
     return problems

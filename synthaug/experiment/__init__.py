@@ -1,12 +1,12 @@
 """Every knob that decides a result. Two equal experiments give the same numbers wherever they run."""
 
-from synthaug.experiment.data import MAX_SEED, Data, Prompts, TextEncoder
+from synthaug.experiment.classifier import ARCHITECTURES, Architecture, Augment, Classifier, View
+from synthaug.experiment.data import MAX_SEED, Data, MadeSet, Prompts, Subset, TextEncoder, ValSet
+from synthaug.experiment.filtering import Filter
 from synthaug.experiment.generator import Diffusion, Model, Network, Sampler, UNet
 from synthaug.experiment.study import (
     MIXES,
     OPTIONAL_STAGES,
-    STAGES,
-    Classifier,
     Classify,
     Experiment,
     Grid,
@@ -18,23 +18,29 @@ from synthaug.experiment.study import (
     load,
     network_of,
     parse,
+    prepared_resolutions,
+    prepared_sets,
     saved_steps,
     with_absolute_paths,
 )
 from synthaug.experiment.training import Finetune, Optimizer, Saving
 
 __all__ = [
+    "ARCHITECTURES",
     "MAX_SEED",
     "MIXES",
     "OPTIONAL_STAGES",
-    "STAGES",
+    "Architecture",
+    "Augment",
     "Classifier",
     "Classify",
     "Data",
     "Diffusion",
     "Experiment",
+    "Filter",
     "Finetune",
     "Grid",
+    "MadeSet",
     "Model",
     "Network",
     "Optimizer",
@@ -44,13 +50,18 @@ __all__ = [
     "Sampler",
     "Saving",
     "Score",
+    "Subset",
     "Sweep",
     "TextEncoder",
     "UNet",
+    "ValSet",
+    "View",
     "cascade_order",
     "load",
     "network_of",
     "parse",
+    "prepared_resolutions",
+    "prepared_sets",
     "saved_steps",
     "with_absolute_paths",
 ]

@@ -11,11 +11,12 @@ from typing import Any
 from synthaug import config
 from synthaug.config import knob
 from synthaug.errors import ConfigError
-from synthaug.experiment.data import MAX_SEED, Data, Prompts, TextEncoder
+from synthaug.experiment.classifier import Classifier
+from synthaug.experiment.data import MAX_SEED, Data, MadeSet, Prompts, Subset, TextEncoder, ValSet
+from synthaug.experiment.filtering import Filter
 from synthaug.experiment.generator import Model, Network
-from synthaug.experiment.training import Finetune, Optimizer, Saving
+from synthaug.experiment.training import Finetune
 
-STAGES = ("prepare", "embed", "encoder", "finetune", "sweep", "sample", "score", "classify", "report")
 OPTIONAL_STAGES = ("sweep", "score", "classify")
 MIXES = ("real", "generated", "real+generated")
 
@@ -85,32 +86,12 @@ class Sample:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Classifier:
-    """A classifier and its training recipe."""
-
-    kind: str = knob(doc="architecture", choices=("resnet", "vit"))
-    width: int = knob(16, "channels of the first stage (resnet) or tokens (vit)", at_least=4)
-    depths: tuple[int, ...] = knob((1, 1), "residual blocks per stage, or (layers,) for vit", at_least=1)
-    num_heads: int = knob(4, "attention heads (vit)", at_least=1)
-    patch_size: int = knob(2, "side of a patch (vit)", unit="px", at_least=1)
-    dropout: float = knob(0.0, "dropout before the head (resnet) or in blocks (vit)", at_least=0, at_most=0.9)
-    batch_size: int = knob(128, "global batch", unit="images", at_least=1)
-    num_steps: int = knob(400, "training updates, with budget = steps", unit="steps", at_least=1)
-    num_epochs: int = knob(30, "passes over the set, with budget = epochs", unit="epochs", at_least=1)
-    optimizer: Optimizer = knob(Optimizer(kind="adamw", learning_rate=1e-3), "update rule")
-    ema_decay: float = knob(
-        0.0, "decay of the averaged weights; 0 = evaluate the last", at_least=0, at_most=1
-    )
-    label_smoothing: float = knob(0.0, "share of the label spread over all classes", at_least=0, at_most=1)
-    max_shift: int = knob(0, "augmentation: random translation", unit="px", at_least=0)
-    saving: Saving = knob(Saving(every=1000, keep_latest=1, keep_best=0), "checkpoints and logs")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Score:
     """Metrics of image sets. At toy size the encoder is a classifier trained on the real images."""
 
-    encoder: Classifier = knob(doc="the encoder; its penultimate layer gives the features")
+    encoder: Classifier = knob(
+        Classifier(kind="resnet"), "the encoder; its penultimate layer gives the features"
+    )
     splits: int = knob(10, "equal splits of the Inception Score", at_least=1)
     neighbours: int = knob(3, "k of improved precision and recall", at_least=1)
     max_images: int = knob(10000, "images per set in precision and recall", unit="images", at_least=2)
@@ -122,8 +103,19 @@ class Classify:
 
     models: dict[str, Classifier] = knob({}, "name -> classifier")
     mixes: tuple[str, ...] = knob(MIXES, "training sets; generated alone is CAS", choices=MIXES)
+    sets: tuple[str, ...] = knob(
+        (),
+        "generated sets to learn from: generated-<px>, or a name in sets; empty: our own of the highest "
+        "resolution, or all in sets where there is no cascade",
+    )
     copies: tuple[int, ...] = knob((1,), "generated copies in real+generated", at_least=1)
-    shots: tuple[int, ...] = knob((0,), "real images per class; 0 = all", at_least=0)
+    share: float = knob(
+        0.0,
+        "real+generated: exact share of generated images in every batch; 0 = concatenate the sets",
+        at_least=0,
+        at_most=1,
+    )
+    subsets: dict[str, Subset] = knob({"all": Subset()}, "subsets of the real train images, by name")
     seeds: tuple[int, ...] = knob((0,), "training seeds", at_least=0, at_most=MAX_SEED)
     budget: str = knob("steps", "what stays fixed when the set grows", choices=("steps", "epochs"))
 
@@ -135,18 +127,23 @@ class Experiment:
     name: str = knob(doc="name of the run; its directory under runs/")
     seed: int = knob(0, "seed of everything but classifier training", at_least=0, at_most=MAX_SEED)
     stages: tuple[str, ...] = knob(
-        STAGES, f"stages to run; only {', '.join(OPTIONAL_STAGES)} may be absent", choices=STAGES
+        OPTIONAL_STAGES, "which of the stages that a study can do without are run", choices=OPTIONAL_STAGES
     )
     data: Data = knob(doc="labelled images")
     prompts: Prompts = knob(Prompts(), "text for each class")
     text_encoder: TextEncoder = knob(TextEncoder(), "frozen text encoder")
-    cascade: dict[str, Model] = knob(doc="models by name, the base first")
+    cascade: dict[str, Model] = knob({}, "models by name, the base first; none: only sets made elsewhere")
+    sets: dict[str, MadeSet] = knob(
+        {}, "generated sets made elsewhere, by name; what no stage uses is left out"
+    )
+    val_sets: dict[str, ValSet] = knob({}, "further validation sets, by name")
     licences: tuple[str, ...] = knob(
         (), "the licences of the checkpoints that training starts from, if they differ"
     )
     sweep: Sweep = knob(Sweep(), "search for sampling settings")
     sample: Sample = knob(Sample(), "synthetic data set")
-    score: Score = knob(doc="metrics")
+    filter: Filter = knob(Filter(), "suspect generated images, and what takes their place; off by default")
+    score: Score = knob(Score(), "metrics")
     classify: Classify = knob(Classify(), "classifier study")
 
     def digest(self) -> str:
@@ -187,11 +184,22 @@ def parse(tree: dict[str, Any], where: str) -> Experiment:
         )
     sweep = dataclasses.replace(sweep, phases={name: sweep.phases[name] for name in sweep.order})
     experiment = dataclasses.replace(experiment, sweep=sweep)
+    experiment = dataclasses.replace(experiment, sets=_used_sets(experiment))
     from synthaug import checks  # it reads the classes above
 
     for problem in checks.problems(experiment):
         raise ConfigError(f"{where}: {problem}")
     return experiment
+
+
+def _used_sets(experiment: Experiment) -> dict[str, MadeSet]:
+    """Returns the sets made elsewhere that a stage reads: the others need not be there."""
+    settings = experiment.classify
+    if "score" in experiment.stages or not experiment.sets:
+        return experiment.sets
+    if "classify" not in experiment.stages or set(settings.mixes) == {"real"}:
+        return {}
+    return {n: s for n, s in experiment.sets.items() if not settings.sets or n in settings.sets}
 
 
 def network_of(experiment: Experiment, name: str) -> Network:
@@ -214,21 +222,38 @@ def network_of(experiment: Experiment, name: str) -> Network:
 
 def with_absolute_paths(experiment: Experiment) -> Experiment:
     """Returns the experiment with every path absolute: a scheduler's job starts in another folder."""
-    data = experiment.data
-    if data.path:
-        data = dataclasses.replace(data, path=str(pathlib.Path(data.path).absolute()))
-    if data.val_path:
-        data = dataclasses.replace(data, val_path=str(pathlib.Path(data.val_path).absolute()))
+
+    def absolute(settings: Any, *names: str) -> Any:
+        paths = {name: getattr(settings, name) for name in names if getattr(settings, name)}
+        whole = {name: str(pathlib.Path(path).expanduser().absolute()) for name, path in paths.items()}
+        return dataclasses.replace(settings, **whole)
+
+    data = absolute(experiment.data, "path", "val_path", "val_labels", "class_list")
+    sets = {name: absolute(made, "path", "class_list") for name, made in experiment.sets.items()}
+    val_sets = {n: absolute(v, "path", "class_list", "real_labels") for n, v in experiment.val_sets.items()}
+    prompts = absolute(experiment.prompts, "names_file")
     cascade = {}
     for name, model in experiment.cascade.items():
         init = model.finetune.init
         if init != "scratch":
             init = str(pathlib.Path(init).absolute())
         cascade[name] = dataclasses.replace(model, finetune=dataclasses.replace(model.finetune, init=init))
-    text = experiment.text_encoder
-    if text.path:
-        text = dataclasses.replace(text, path=str(pathlib.Path(text.path).absolute()))
-    return dataclasses.replace(experiment, data=data, text_encoder=text, cascade=cascade)
+    text = absolute(experiment.text_encoder, "path")
+    classify = experiment.classify
+    models = {
+        n: absolute(m, "init") if m.init not in ("scratch", *classify.models) else m
+        for n, m in classify.models.items()
+    }
+    return dataclasses.replace(
+        experiment,
+        data=data,
+        sets=sets,
+        val_sets=val_sets,
+        prompts=prompts,
+        text_encoder=text,
+        cascade=cascade,
+        classify=dataclasses.replace(classify, models=models),
+    )
 
 
 def cascade_order(cascade: dict[str, Model]) -> list[str]:
@@ -261,6 +286,33 @@ def cascade_order(cascade: dict[str, Model]) -> list[str]:
     if stray:
         raise ConfigError(f"cascade: the low_res settings of {', '.join(stray)} form a cycle; break it.")
     return order
+
+
+def prepared_resolutions(experiment: Experiment) -> list[int]:
+    """Returns the sides that real images are prepared at, ascending, px."""
+    return sorted({*(m.resolution for m in experiment.cascade.values()), *experiment.data.resolutions})
+
+
+def prepared_sets(experiment: Experiment) -> dict[str, MadeSet | ValSet]:
+    """Returns the sets besides train and val that are prepared; a manifest is used as it is."""
+    made = {name: one for name, one in experiment.sets.items() if one.source != "manifest"}
+    return {**made, **{name: one for name, one in experiment.val_sets.items() if one.source != "val"}}
+
+
+def generated_sets(experiment: Experiment) -> list[tuple[str, str, int]]:
+    """Returns (name in classify.sets, name of the set, resolution) of every generated set of a study."""
+    order = cascade_order(experiment.cascade) if experiment.cascade else []
+    own = [experiment.cascade[name].resolution for name in order]
+    elsewhere = [(name, name, made.resolution) for name, made in experiment.sets.items()]
+    return [(f"generated-{side}", "generated", side) for side in own] + elsewhere
+
+
+def classify_sets(experiment: Experiment) -> list[str]:
+    """Returns the generated sets that classifiers learn from, by their names in classify.sets."""
+    if experiment.classify.sets:
+        return list(experiment.classify.sets)
+    own = [name for name, made, _ in generated_sets(experiment) if made == "generated"]
+    return own[-1:] or list(experiment.sets)
 
 
 def saved_steps(finetune: Finetune) -> set[int]:

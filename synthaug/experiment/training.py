@@ -13,11 +13,22 @@ class Optimizer:
 
     kind: str = knob("adam", "update rule", choices=("adafactor", "adam", "adamw", "sgd"))
     learning_rate: float = knob(1e-4, "peak learning rate", above=0)
-    warmup_steps: int = knob(0, "linear warm-up from 0", unit="steps", at_least=0)
-    schedule: str = knob("constant", "after warm-up", choices=("constant", "cosine"))
+    warmup_steps: int = knob(0, "linear warm-up", unit="steps", at_least=0)
+    warmup_share: float = knob(0.0, "the same as a share of all steps, instead", at_least=0, at_most=1)
+    warmup_rate: float = knob(0.0, "learning rate where the warm-up begins", at_least=0)
+    schedule: str = knob("constant", "after warm-up", choices=("constant", "cosine", "step"))
+    milestones: tuple[float, ...] = knob(
+        (), "step: shares of all steps after which the rate falls to a tenth", above=0, at_most=1
+    )
+    final_rate: float = knob(0.0, "cosine: learning rate at the end", at_least=0)
     weight_decay: float = knob(0.0, "decoupled decay (adamw); L2 on kernels (sgd)", at_least=0)
     momentum: float = knob(0.9, "Nesterov momentum (sgd)", at_least=0, at_most=1)
+    bf16_moment: bool = knob(False, "first moment in bf16 (adam, adamw): less memory")
     grad_clip: float = knob(1.0, "global gradient norm; 0 = off", at_least=0)
+
+    def num_warmup_steps(self, num_steps: int) -> int:
+        """Returns the length of the warm-up in a training of `num_steps` updates."""
+        return self.warmup_steps or round(self.warmup_share * num_steps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

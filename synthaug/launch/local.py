@@ -37,19 +37,20 @@ class PartError(SynthaugError):
         self.exit_code = code
 
 
-def select(plan: Plan, stage: str | None, part: int | None, run: RunDir) -> list[Key]:
-    """Returns the unfinished parts of the plan, or of one stage, in order.
+def select(
+    plan: Plan, stage: str | None, part: int | None, run: RunDir, until: str | None = None
+) -> list[Key]:
+    """Returns the unfinished parts of the plan, of one stage, or of a stage and all it needs, in order.
 
     Raises:
         RunError: no such stage or part.
     """
     stages = list(plan.stages)
     if stage is not None:
-        found = [s for s in stages if stage in (s.name, s.verb)]
-        if not found:
-            names = ", ".join(s.name for s in stages)
-            raise RunError(f"--stage {stage}: no such stage in this plan; expected one of {names}.")
-        stages = found
+        stages = _named(plan, stage, "--stage")
+    if until is not None:
+        needed = {name for s in _named(plan, until, "--until") for name in plan.upstream(s.name)}
+        stages = [s for s in plan.stages if s.name in needed]
     if part is not None:
         if stage is None or len(stages) != 1:
             raise RunError(f"--part {part}: name one stage with --stage as well.")
@@ -57,6 +58,15 @@ def select(plan: Plan, stage: str | None, part: int | None, run: RunDir) -> list
             raise RunError(f"--part {part}: {stage} has parts 0 to {len(stages[0].parts) - 1}; choose one.")
     keys = [(s.name, i) for s in stages for i in range(len(s.parts)) if part is None or i == part]
     return [key for key in keys if not run.is_done(*key)]
+
+
+def _named(plan: Plan, name: str, option: str) -> list[Stage]:
+    """Returns the stages with a name, or all of a verb."""
+    found = [s for s in plan.stages if name in (s.name, s.verb)]
+    if not found:
+        names = ", ".join(s.name for s in plan.stages)
+        raise RunError(f"{option} {name}: no such stage in this plan; expected one of {names}.")
+    return found
 
 
 def forget(plan: Plan, run: RunDir, stage: str, part: int | None) -> set[str]:
@@ -72,14 +82,21 @@ def forget(plan: Plan, run: RunDir, stage: str, part: int | None) -> set[str]:
             for i in range(len(s.parts)):
                 if s.name not in names or part is None or i == part:
                     run.forget(s.name, i)
-                    if s.verb == "sample":
-                        first = s.parts[i].args["shard"]
-                        run.forget_shards(range(first, first + s.parts[i].args["num_shards"]))
-    if "prepare" in stale:
+                    _forget_images(run, s.verb, s.parts[i].args)
+    if "scan" in stale:
         shutil.rmtree(run.path / "sets", ignore_errors=True)
+    if "collect" in stale:
         run.manifest.unlink(missing_ok=True)
     shutil.rmtree(run.report, ignore_errors=True)  # it is downstream of everything
     return stale
+
+
+def _forget_images(run: RunDir, verb: str, args: dict[str, Any]) -> None:
+    """Deletes the shards that a part wrote."""
+    if verb == "sample":
+        run.forget_shards("generated", range(args["shard"], args["shard"] + args["num_shards"]))
+    if verb == "prepare":
+        run.forget_shards(args["set"], range(args["block"], args["block"] + args["num_blocks"]))
 
 
 @dataclasses.dataclass
