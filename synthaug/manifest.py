@@ -1,25 +1,49 @@
-"""What a set of images consists of: its classes, the plan of every image, and the markers of its shards.
-
-A shard counts when its marker is there. Readers go by the markers and never look which data files exist.
-"""
+"""What a set of images consists of: its classes, their order, and the plan of every image to make."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import heapq
 import io
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from synthaug import commit, config
-from synthaug.errors import ConfigError, DataError, RunError
+from synthaug.errors import DataError, RunError
+from synthaug.markers import (
+    Shard,
+    digest,
+    from_json,
+    marker_path,
+    ranges,
+    read_marker,
+    read_markers,
+    to_json,
+    write_marker,
+)
 
-T = TypeVar("T")
+__all__ = [
+    "ClassEntry",
+    "ClassTable",
+    "ImagePlan",
+    "Shard",
+    "digest",
+    "image_order",
+    "marker_path",
+    "num_blocks",
+    "number_within_class",
+    "plan_images",
+    "ranges",
+    "read_marker",
+    "read_markers",
+    "read_plan",
+    "write_marker",
+    "write_plan",
+]
 
 # ------------------------------------------------------------------------------------------ classes
 
@@ -59,7 +83,7 @@ class ClassTable:
 
     def to_json(self) -> str:
         """Returns the table as JSON text; equal tables give equal text."""
-        return _to_json(self)
+        return to_json(self)
 
     @classmethod
     def from_json(cls, text: str, where: str = "class table") -> ClassTable:
@@ -68,10 +92,15 @@ class ClassTable:
         Raises:
             DataError: the text is torn, or holds something else.
         """
-        return _from_json(cls, text, where)
+        return from_json(cls, text, where)
 
 
 # ------------------------------------------------------------------------------------ order of images
+
+
+def num_blocks(num_images: int, shard_size: int) -> int:
+    """Returns the number of blocks, each a shard at every resolution, that hold `num_images`."""
+    return -(-num_images // shard_size)
 
 
 def image_order(counts: Sequence[int]) -> np.ndarray:
@@ -127,7 +156,7 @@ def number_within_class(classes: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImagePlan:
-    """Class, prompt, copy and shard of every image to generate; image i is row i of M = copies * N."""
+    """Class, prompt, copy and shard of every image to generate; image i is row i of copies * N + spare."""
 
     keys: tuple[str, ...]  # class keys, by class index
     prompts: tuple[tuple[str, ...], ...]  # prompts of each class
@@ -138,6 +167,7 @@ class ImagePlan:
     copy: np.ndarray  # i32[M]
     shard: np.ndarray  # i32[M]
     licences: tuple[str, ...] = ()  # keys of what the images come under, see synthaug.licences
+    spare: int = 0  # the last images, which no copy needs: they replace images that the filter flags
 
     def __len__(self) -> int:
         return len(self.class_index)
@@ -157,7 +187,9 @@ class ImagePlan:
         return self.prompts[self.class_index[index]][self.prompt_index[index]]
 
 
-def plan_images(table: ClassTable, prompts: dict[str, list[str]], copies: int, shard_size: int) -> ImagePlan:
+def plan_images(
+    table: ClassTable, prompts: dict[str, list[str]], copies: int, shard_size: int, spare: int = 0
+) -> ImagePlan:
     """Returns the plan of a synthetic set with `copies` images per train image, class by class.
 
     Image i of copy c has number c * N + i, so fewer copies are a prefix of more. Several prompts of a
@@ -168,6 +200,7 @@ def plan_images(table: ClassTable, prompts: dict[str, list[str]], copies: int, s
         prompts: {class key: prompts}, for every class.
         copies: generated images per train image.
         shard_size: images per shard, the unit of commit.
+        spare: images beyond the copies, class by class as in these; they do not change the others.
 
     Raises:
         DataError: a class has no prompt.
@@ -180,13 +213,16 @@ def plan_images(table: ClassTable, prompts: dict[str, list[str]], copies: int, s
         "prompts": [prompts[entry.key] for entry in table.entries],
         "copies": copies,
         "shard_size": shard_size,
+        "spare": spare,
     }
-    return _plan(header, np.tile(image_order([entry.train for entry in table.entries]), copies))
+    order = image_order([entry.train for entry in table.entries])
+    return _plan(header, np.concatenate([np.tile(order, copies), np.resize(order, spare)]))
 
 
 def _plan(header: dict[str, Any], classes: np.ndarray) -> ImagePlan:
     index = np.arange(len(classes))
     num_prompts = np.array([len(texts) for texts in header["prompts"]])
+    spare = header.get("spare", 0)
     return ImagePlan(
         keys=tuple(header["keys"]),
         prompts=tuple(map(tuple, header["prompts"])),
@@ -194,9 +230,10 @@ def _plan(header: dict[str, Any], classes: np.ndarray) -> ImagePlan:
         shard_size=header["shard_size"],
         class_index=classes.astype(np.int32),
         prompt_index=(number_within_class(classes) % num_prompts[classes]).astype(np.int32),
-        copy=(index // max(len(classes) // header["copies"], 1)).astype(np.int32),
+        copy=(index // max((len(classes) - spare) // header["copies"], 1)).astype(np.int32),
         shard=(index // header["shard_size"]).astype(np.int32),
         licences=tuple(header.get("licences", ())),
+        spare=spare,
     )
 
 
@@ -229,7 +266,8 @@ def _to_parquet(plan: ImagePlan) -> bytes:
         "copy": pa.array(plan.copy),
         "shard": pa.array(plan.shard),
     }
-    fields = ("keys", "prompts", "copies", "shard_size", *(("licences",) if plan.licences else ()))
+    more = [name for name in ("licences", "spare") if getattr(plan, name)]
+    fields = ("keys", "prompts", "copies", "shard_size", *more)
     header = json.dumps({name: getattr(plan, name) for name in fields}, sort_keys=True)
     table = pa.table(columns, metadata={"synthaug": header})
     buffer = io.BytesIO()
@@ -266,169 +304,3 @@ def _same_plan(a: ImagePlan, b: ImagePlan) -> bool:
         else getattr(a, f.name) == getattr(b, f.name)
         for f in dataclasses.fields(ImagePlan)
     )
-
-
-# ------------------------------------------------------------------------------------ shards and markers
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shard:
-    """One committed file of images."""
-
-    index: int
-    first: int  # number of its first image
-    count: int
-    file: str  # name, beside the marker
-    bytes: int
-    sha256: str  # of the file
-    images_sha256: str  # of all u8 pixels in order
-    settings: str  # hash of what made the images
-    weights: str  # hash of the network; empty for real images
-    attempt: int
-    licences: tuple[str, ...] = ()  # keys of what the images come under, see synthaug.licences
-
-
-def marker_path(directory: pathlib.Path, index: int) -> pathlib.Path:
-    """Returns the path of a shard's marker; its data file has the suffix .arrayrecord."""
-    return directory / f"shard-{index:05d}.json"
-
-
-def write_marker(directory: pathlib.Path, shard: Shard) -> bool:
-    """Writes the marker that makes a shard count; True if it is new.
-
-    A marker of another attempt at the same bytes is left as it is.
-
-    Raises:
-        RunError: the shard is there with other content, or the marker cannot be written.
-    """
-    path = marker_path(directory, shard.index)
-    if not path.exists():
-        try:
-            return commit.write_new(path, _to_json(shard).encode())
-        except RunError:
-            if not path.exists():  # otherwise another attempt was faster: compare with it
-                raise
-    there = read_marker(path)
-    if dataclasses.replace(there, attempt=shard.attempt) != shard:
-        pixels = "equal" if there.images_sha256 == shard.images_sha256 else "different"
-        raise RunError(
-            f"{path}: two attempts differ ({pixels} pixels): sha256 {there.sha256} is there, {shard.sha256} "
-            f"was made now; {'; '.join(config.compare(there, shard))}; delete the wrong shard."
-        )
-    return False
-
-
-def read_marker(path: pathlib.Path) -> Shard:
-    """Returns the shard that a marker stands for.
-
-    Raises:
-        DataError: the marker is missing, torn or altered.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); run the stage again.") from None
-    return _from_json(Shard, text, str(path))
-
-
-def read_markers(directory: pathlib.Path, num_shards: int, num_images: int | None = None) -> list[Shard]:
-    """Returns the shards of a set in order, once all of them are there and fit together.
-
-    Args:
-        directory: folder of the markers.
-        num_shards: shards of the whole set; files of others are not looked at.
-        num_images: images of the whole set, if known.
-
-    Raises:
-        DataError: shards are missing, overlap, leave a hole, or come from different settings or weights.
-    """
-    paths = [marker_path(directory, i) for i in range(num_shards)]
-    there = [read_marker(path) if path.exists() else None for path in paths]
-    shards = [shard for shard in there if shard]
-    if len(shards) < num_shards:
-        missing = [i for i, shard in enumerate(there) if shard is None]
-        raise DataError(
-            f"{directory}: {len(missing)} of {num_shards} shards are missing: shards {ranges(missing)}; "
-            f"images {_missing_images(there, num_images)}; run the stage again."
-        )
-    at = 0
-    for i, shard in enumerate(shards):
-        _check_place(paths[i], shard, i, at)
-        for name in ("settings", "weights"):
-            if getattr(shard, name) != getattr(shards[0], name):
-                raise DataError(
-                    f"{paths[i]}: {name} {getattr(shard, name)!r} differ from {getattr(shards[0], name)!r} "
-                    "of shard 0; one set has one maker: delete the shards that are wrong."
-                )
-        at += shard.count
-    if num_images is not None and at != num_images:
-        raise DataError(f"{directory}: the shards hold {at} images; expected {num_images}; run it again.")
-    return shards
-
-
-def _check_place(path: pathlib.Path, shard: Shard, index: int, first: int) -> None:
-    name = path.with_suffix(".arrayrecord").name
-    if shard.index != index or shard.file != name or shard.count < 1:
-        raise DataError(
-            f"{path}: is the marker of {shard.file!r}, shard {shard.index} with {shard.count} images; "
-            f"expected {name!r}, shard {index}; the file was altered or renamed."
-        )
-    if shard.first != first:
-        what = "overlaps the shard before it" if shard.first < first else "leaves a hole"
-        lost = f": images {ranges(range(first, shard.first))} are missing" if shard.first > first else ""
-        raise DataError(
-            f"{path}: starts at image {shard.first}; expected {first}: it {what}{lost}; "
-            "the set was written with two shard sizes: delete it and run the stage again."
-        )
-
-
-def _missing_images(there: list[Shard | None], num_images: int | None) -> str:
-    """Returns the image numbers that no marker covers, as far as the neighbours tell."""
-    holes, at = [], 0
-    for shard in there:
-        if shard is not None:
-            if shard.first > at:
-                holes.append(f"{at}-{shard.first - 1}")
-            at = shard.first + shard.count
-    if there[-1] is None and num_images is None:
-        holes.append(f"{at} and later")
-    elif num_images is not None and at < num_images:
-        holes.append(f"{at}-{num_images - 1}")
-    return ", ".join(holes)
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """Returns ascending numbers as text, runs joined.
-
-    Example:
-        >>> ranges([0, 3, 4, 5, 9])
-        '0, 3-5, 9'
-    """
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(f"{a}-{b}" if b > a else f"{a}" for a, b in runs)
-
-
-def digest(shards: Sequence[Shard]) -> str:
-    """Returns the SHA-256 of a set: of the files of its shards, in order."""
-    return hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
-
-
-# --------------------------------------------------------------------------------------------- JSON
-
-
-def _to_json(value: Any) -> str:
-    return json.dumps(config.to_tree(value), indent=1, ensure_ascii=False) + "\n"
-
-
-def _from_json(cls: type[T], text: str, where: str) -> T:
-    try:
-        return config.build(cls, json.loads(text), where)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: is torn or altered ({error}); delete it and run again.") from None
-    except ConfigError as error:
-        raise DataError(f"{error} The file was altered: delete it and run again.") from None

@@ -1,11 +1,9 @@
-"""Images, records, shards, sources, prepare, mixtures and the stream of batches."""
+"""Images, records, shards and the stream of batches."""
 
 from __future__ import annotations
 
 import dataclasses
-import fractions
 import io
-import json
 import os
 import pathlib
 import resource
@@ -13,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-import unicodedata
 
 import hypothesis
 import jax.numpy as jnp
@@ -24,16 +21,13 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from synthaug import commit, manifest
-from synthaug.data import images, mixture, record, shards, sources, stream
-from synthaug.data.prepare import prepare
+from synthaug.data import images, record, shards, stream, writing
 from synthaug.errors import ConfigError, DataError, RunError
-from synthaug.experiment import Data
 
 UNHURRIED = hypothesis.settings(deadline=None)  # the machine may be busy
 U8_IMAGES = hnp.arrays(
     np.uint8, st.tuples(st.integers(1, 20), st.integers(1, 20), st.sampled_from([1, 3])), fill=st.nothing()
 )
-DIGITS = Data(source="digits", num_classes=10, num_train=1442, num_val=355, channels=1, shard_size=500)
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -48,10 +42,6 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
 
 def files(folder: pathlib.Path) -> list[str]:
     return sorted(os.listdir(folder))
-
-
-def silent(done: int, total: int) -> None:
-    pass
 
 
 # ------------------------------------------------------------------------------------------- images
@@ -75,6 +65,31 @@ def test_png_is_lossless_and_deterministic(image):
     data = images.encode_png(image)
     assert np.array_equal(images.decode_png(data), image)
     assert images.encode_png(np.asfortranarray(image)) == data
+
+
+def test_png_is_what_the_standard_says():
+    image = noise(9, 5, 3)
+    with Image.open(io.BytesIO(images.encode_png(image))) as read:
+        assert (read.format, read.mode, read.size, read.info) == ("PNG", "RGB", (5, 9), {})
+        read.verify()  # the checksums of all chunks
+    flat = images.encode_png(np.full((256, 256, 3), 7, np.uint8))
+    assert len(flat) < 3000  # runs are found
+
+
+def test_png_of_a_photo_is_as_small_as_pillows():
+    waves = np.sin(np.arange(256) / 9)[:, None, None] + np.cos(np.arange(256) / 13)[None, :, None]
+    pixels = (120 + 50 * waves + noise(256, 256, 3) / 25).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=6)
+    assert len(images.encode_png(pixels)) < 1.1 * len(buffer.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("JPEG", "JPEG"), ("PNG", "PNG"), ("BMP", "BMP"), ("WEBP", "WEBP")]
+)
+def test_format_is_read_from_the_content(kind, name):
+    assert images.format_of(encoded(Image.new("RGB", (3, 3)), kind)) == kind
+    assert images.format_of(b"") == images.format_of(b"RIFF....AVI ") == images.format_of(b"<html>") == ""
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 2), (0, 4, 3)])
@@ -160,51 +175,6 @@ def test_tensorflow_decodes_as_pillow_does():
         images.decode(data[:60], 3, "tensorflow")
 
 
-# ---------------------------------------------------------------------------------------- shrinking
-
-
-def exact_area(image: np.ndarray, size: int) -> np.ndarray:
-    """The mean over each output pixel's square in rational numbers, rounded half to even."""
-    square = images.crop_square(image)
-    side, scale = len(square), fractions.Fraction(len(square), size)
-
-    def overlap(o: int, i: int) -> fractions.Fraction:
-        return max(fractions.Fraction(0), min((o + 1) * scale, i + 1) - max(o * scale, i))
-
-    weight = [[overlap(o, i) for i in range(side)] for o in range(size)]
-    result = np.empty((size, size, image.shape[2]), np.uint8)
-    for y, x, c in np.ndindex(result.shape):
-        total = sum(
-            weight[y][i] * weight[x][j] * int(square[i, j, c]) for i in range(side) for j in range(side)
-        )
-        result[y, x, c] = round(total / scale**2)
-    return result
-
-
-@hypothesis.settings(max_examples=30, deadline=None)
-@hypothesis.given(hnp.arrays(np.uint8, st.tuples(*[st.integers(1, 8)] * 2, st.just(1))), st.integers(1, 9))
-def test_shrink_is_the_exact_area_mean(image, size):
-    assert np.array_equal(images.shrink_area(image, size), exact_area(image, size))
-
-
-def test_shrink_rounds_half_to_even():
-    assert images.shrink_area(np.array([[0, 1], [1, 0]], np.uint8)[:, :, None], 1).item() == 0
-    assert images.shrink_area(np.array([[1, 2], [2, 1]], np.uint8)[:, :, None], 1).item() == 2
-
-
-def test_shrink_keeps_the_central_square():
-    wide = np.concatenate([np.zeros((4, 2, 3)), np.full((4, 4, 3), 200), np.zeros((4, 2, 3))], axis=1)
-    for image in (wide, wide.swapaxes(0, 1)):
-        assert (images.shrink_area(image.astype(np.uint8), 2) == 200).all()
-
-
-@UNHURRIED
-@hypothesis.given(U8_IMAGES)
-def test_shrink_to_its_own_size_is_the_square(image):
-    square = images.crop_square(image)
-    assert np.array_equal(images.shrink_area(image, len(square)), square)
-
-
 # -------------------------------------------------------------------------------------------- record
 
 
@@ -230,6 +200,20 @@ def test_record_without_its_image_is_refused():
     data = record.pack({"a": 1}, noise(4, 4, 1))
     with pytest.raises(DataError, match="cannot be decoded"):
         record.unpack(data[:-30])
+
+
+def test_record_holds_an_untouched_file():
+    data = encoded(Image.fromarray(noise(6, 5, 3)), "JPEG")
+    packed = record.pack_file({"a": 1, "format": "JPEG", "channels": 3}, data)
+    assert record.unpack_encoded(packed) == data
+    header, pixels = record.unpack(packed)
+    assert header["a"] == 1 and np.array_equal(pixels, images.decode(data, 3, "pillow"))
+    grey = record.pack_file({"format": "JPEG", "channels": 1}, data)
+    assert record.unpack(grey)[1].shape == (6, 5, 1)
+    with pytest.raises(ValueError, match="expected format and channels"):
+        record.pack_file({"a": 1}, data)
+    png = record.pack({"a": 1}, noise(4, 4, 1))
+    assert np.array_equal(images.decode_png(record.unpack_encoded(png)), noise(4, 4, 1))
 
 
 # -------------------------------------------------------------------------------------------- shards
@@ -273,6 +257,39 @@ def test_set_gives_back_what_was_written(tmp_path):
         done.image(12)
 
 
+def test_stored_bytes_are_given_undecoded(tmp_path):
+    for index, first, count in ((0, 0, 3), (1, 3, 2)):
+        write(tmp_path, index, first, count)
+    done = shards.open_set(tmp_path, 2)
+    stored = done.encoded([4, 0, 3])
+    for data, i in zip(stored, [4, 0, 3], strict=True):
+        assert np.array_equal(images.decode_png(data), done.image(i))
+
+
+def test_images_left_out_are_holes_in_the_numbers(tmp_path):
+    image = noise(4, 4, 1)
+    for index, first, numbers, lost in (
+        (0, 0, [0, 2], {"b": "torn"}),
+        (1, 3, [], {"c": "bomb"}),
+        (2, 4, [4], {}),
+    ):
+        with writing.ShardWriter(tmp_path, index, settings="s", weights="", attempt=0) as writer:
+            for number in numbers:
+                header = writer.header(number, {"class_key": "a", "class_index": 0})
+                writer.add(record.pack(header, image), image.data)
+            shard = writer.commit(first, lost)
+        assert (shard.count, shard.left_out, shard.end) == (
+            len(numbers),
+            lost,
+            first + len(numbers) + len(lost),
+        )
+    done = shards.open_set(tmp_path, 3, num_images=5, verify=True)
+    assert len(done) == 3 and [done.header(i)["index"] for i in range(3)] == [0, 2, 4]
+    assert done.load()[0].shape == (3, 4, 4, 1)
+    with pytest.raises(DataError, match="hold 5 images; expected 3"):
+        shards.open_set(tmp_path, 3, num_images=3)
+
+
 def test_more_shards_than_files_may_be_open(tmp_path):
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     in_use = set(map(int, os.listdir("/proc/self/fd")))
@@ -311,9 +328,9 @@ def test_kill_between_data_file_and_marker_is_completed(tmp_path):
     code = """if True:
         import os, pathlib, signal, sys
         import numpy as np
-        from synthaug import manifest
+        from synthaug import markers
         from synthaug.data import shards
-        manifest.write_marker = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+        markers.write_marker = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
         record = {"class_key": "a", "class_index": 0}, np.zeros((8, 8, 1), np.uint8)
         shards.write_shard(pathlib.Path(sys.argv[1]), 0, 0, [record], settings="", weights="", attempt=0)
     """
@@ -390,309 +407,6 @@ def test_one_shard_is_opened_by_its_maker_only(tmp_path):
     assert [header["index"] for header in done.headers()] == [70, 71, 72, 73]
     with pytest.raises(RunError, match="made with weights 'w'; expected 'new'"):
         shards.open_shard(tmp_path, 7, {"settings": "s", "weights": "new"})
-
-
-# ------------------------------------------------------------------------------------------- sources
-
-
-@pytest.fixture
-def folder(tmp_path) -> pathlib.Path:
-    """Three classes of 7, 6 and 5 images, in odd places and formats."""
-    root = tmp_path / "raw"
-    for k, key in enumerate(["b", "a", "größe"]):
-        (root / key / "deep").mkdir(parents=True)
-        for i in range(7 - k):
-            suffix = (".png", ".JPEG", ".webp", ".bmp", ".jpg")[i % 5]
-            kind = {"jpg": "JPEG"}.get(suffix[1:].lower(), suffix[1:].upper())
-            image = Image.fromarray(noise(12, 10, 3, seed=10 * k + i))
-            (root / key / ("deep" if i % 2 else "") / f"{i}{suffix}").write_bytes(encoded(image, kind))
-    (root / "a" / "notes.txt").write_text("no image")
-    (root / "a" / "gone.png").symlink_to(root / "nowhere")
-    (root / "a" / ".hidden.png").write_text("no image")
-    (root / "b" / "deep" / "round").symlink_to(root / "b")
-    return root
-
-
-def settings_of(root: pathlib.Path, **changes) -> Data:
-    stated = {"num_classes": 3, "num_train": 15, "num_val": 3, "shard_size": 4, "channels": 3, **changes}
-    return Data(source="folder", path=str(root), **stated)
-
-
-def test_digits_are_the_bundled_ones():
-    source = sources.scan(DIGITS)
-    assert source.classes[0] == ("0", "zero") and len(source.classes) == 10
-    assert len(source.items) == 1797 and len({item.source_id for item in source.items}) == 1797
-    assert [item.class_index for item in source.items] == sorted(item.class_index for item in source.items)
-    first = next(item for item in source.items if item.source_id == "digits/0000")
-    assert first.class_index == 0 and first.load().shape == (8, 8, 1)
-    assert first.load()[0, :4, 0].tolist() == [0, 0, 80, 207]  # 0, 0, 5, 13 sixteenths
-    colour = sources.scan(dataclasses.replace(DIGITS, channels=3)).items[0].load()
-    assert colour.shape == (8, 8, 3) and (colour == colour[:, :, :1]).all()
-
-
-def test_folder_is_read_in_sorted_order(folder):
-    source = sources.scan(settings_of(folder))
-    assert source.classes == (("a", "a"), ("b", "b"), ("größe", "größe"))
-    assert [i.source_id for i in source.items if i.class_index == 0] == [
-        "a/0.png",
-        "a/2.webp",
-        "a/4.jpg",
-        "a/deep/1.JPEG",
-        "a/deep/3.bmp",
-        "a/deep/5.png",
-    ]
-    assert sorted(source.others) == ["a/gone.png", "a/notes.txt"]
-    assert all(item.load().shape == (12, 10, 3) for item in source.items)
-
-
-def test_class_key_does_not_depend_on_how_accents_are_stored(folder):
-    (folder / "größe").rename(folder / unicodedata.normalize("NFD", "größe"))
-    assert sources.scan(settings_of(folder)).classes[2][0] == "größe"
-    (folder / "größe").mkdir()
-    with pytest.raises(DataError, match="two folders are both called größe"):
-        sources.scan(settings_of(folder))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"path": ""}, r"data\.path = '': no such folder; .* set data\.path"),
-        ({"path": "/nowhere/at/all"}, "no such folder"),
-        ({"path": __file__}, "is a file"),
-        ({"num_classes": 4}, r"set data\.num_classes=3"),
-        ({"num_train": 14}, r"set data\.num_train=15 data\.num_val=3"),
-        ({"num_val": 4, "max_corrupt": 3}, r"set data\.num_train=15 data\.num_val=3"),
-    ],
-)
-def test_source_that_is_not_as_stated_is_refused(folder, changes, message):
-    with pytest.raises(DataError, match=message) as error:
-        sources.scan(dataclasses.replace(settings_of(folder), **changes))
-    assert "\n" not in str(error.value)
-
-
-def test_empty_folders_are_named(folder, tmp_path):
-    (folder / "empty").mkdir()
-    with pytest.raises(DataError, match="no image in empty"):
-        sources.scan(settings_of(folder, num_classes=4))
-    (tmp_path / "bare").mkdir()
-    with pytest.raises(DataError, match="has no folders"):
-        sources.scan(settings_of(tmp_path / "bare"))
-
-
-def test_name_that_is_no_utf8_is_refused(folder):
-    os.mkdir(os.fsencode(folder) + b"/caf\xe9")
-    with pytest.raises(DataError, match="is not UTF-8; rename"):
-        sources.scan(settings_of(folder, num_classes=4))
-
-
-def test_split_takes_every_nth_image_of_each_class(folder):
-    source = sources.scan(settings_of(folder))
-    val = [item.source_id for item, v in zip(source.items, sources.split(source, 5), strict=True) if v]
-    assert val == ["a/deep/3.bmp", "b/deep/1.JPEG", "größe/deep/3.bmp"]
-
-
-# ------------------------------------------------------------------------------------------- prepare
-
-
-def content(out: pathlib.Path) -> dict[str, str]:
-    return {str(p.relative_to(out)): commit.sha256_file(p) for p in sorted(out.rglob("*.*"))}
-
-
-def test_prepared_digits_are_the_source(tmp_path):
-    calls: list[tuple[int, int]] = []
-    result = prepare(DIGITS, [8, 4], tmp_path, lambda done, total: calls.append((done, total)))
-    assert calls[-1] == (1797, 1797) and len(calls) == 4
-    assert result["num_train"] == 1442 and result["num_val"] == 355 and result["corrupt"] == {}
-    assert result["sets"]["train/8"]["shards"] == 3 and result["sets"]["val/4"]["images"] == 355
-    json.dumps(result)
-    source = {item.source_id: item for item in sources.scan(DIGITS).items}
-    train = {r: shards.open_set(tmp_path / "train" / str(r), 3, verify=True) for r in (8, 4)}
-    for i in (0, 700, 1441):
-        header = train[8].header(i)
-        assert np.array_equal(train[8].image(i), source[header["source"]].load())
-        assert np.array_equal(train[4].image(i), images.shrink_area(train[8].image(i), 4))
-        assert train[4].header(i)["source"] == header["source"]
-    ids = [h["source"] for split in ("train", "val") for h in _headers(tmp_path, split, result)]
-    assert sorted(ids) == sorted(source)
-
-
-def _headers(out: pathlib.Path, split: str, result: dict) -> list[dict]:
-    return shards.open_set(out / split / "8", result["sets"][f"{split}/8"]["shards"]).headers()
-
-
-def test_prepared_order_is_the_order_of_the_generated_set(tmp_path):
-    result = prepare(DIGITS, [8], tmp_path, silent)
-    table = manifest.ClassTable.from_json((tmp_path / "classes.json").read_text())
-    assert [dataclasses.asdict(entry) for entry in table.entries] == result["classes"]
-    plan = manifest.plan_images(table, {str(k): [str(k)] for k in range(10)}, 2, 100)
-    labels = shards.open_set(tmp_path / "train" / "8", 3).labels
-    assert np.array_equal(labels, plan.class_index[:1442])
-
-
-def test_preparing_again_changes_nothing(folder, tmp_path):
-    out = tmp_path / "out"
-    first = prepare(settings_of(folder), [8, 16], out, silent)
-    before = {path: path.stat().st_ino for path in out.rglob("*")}
-    assert prepare(settings_of(folder), [8, 16], out, silent) == first
-    assert {path: path.stat().st_ino for path in out.rglob("*")} == before
-    assert first["enlarged"] == {"8": 0, "16": 18} and first["other_files"]["count"] == 2
-
-
-def test_killed_prepare_goes_on_and_gives_the_same(folder, tmp_path):
-    (folder / "a" / "0.png").write_bytes(b"torn")
-    settings = settings_of(folder, num_train=14, max_corrupt=1)
-    whole = prepare(settings, [8, 4], tmp_path / "whole", silent)
-    code = """if True:
-        import os, pathlib, signal, sys
-        from synthaug.data.prepare import prepare
-        from synthaug.experiment import Data
-        def progress(done, total):
-            if done >= 8:
-                os.kill(os.getpid(), signal.SIGKILL)
-        settings = Data(source="folder", path=sys.argv[1], num_classes=3, num_train=14, num_val=3,
-                        shard_size=4, channels=3, max_corrupt=1)
-        prepare(settings, [8, 4], pathlib.Path(sys.argv[2]), progress)
-    """
-    out = tmp_path / "out"
-    command = [sys.executable, "-c", code, str(folder), str(out)]
-    killed = subprocess.run(command, capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert len(list(out.rglob("*.json"))) == 4  # two shards, two resolutions
-    (out / "train" / "4" / "shard-00001.json").unlink()  # and one killed before its marker
-    assert prepare(settings, [8, 4], out, silent) == whole
-    assert content(out) == content(tmp_path / "whole")
-
-
-def test_unreadable_images_are_named_or_left_out(folder, tmp_path):
-    whole = (folder / "b" / "deep" / "1.JPEG").read_bytes()
-    (folder / "b" / "deep" / "1.JPEG").write_bytes(whole[: len(whole) // 2])  # of the validation split
-    (folder / "a" / "0.png").write_bytes(b"no image")
-    with pytest.raises(
-        DataError, match=r"max_corrupt = 0: .*a/0\.png: cannot be decoded .*max_corrupt="
-    ) as e:
-        prepare(settings_of(folder), [8], tmp_path / "a", silent)
-    assert "\n" not in str(e.value)
-    with pytest.raises(DataError, match=r"set data\.num_train=14 data\.num_val=2"):
-        prepare(settings_of(folder, max_corrupt=2), [8], tmp_path / "b", silent)
-    settings = settings_of(folder, max_corrupt=2, num_train=14, num_val=2)
-    result = prepare(settings, [8], tmp_path / "b", silent)
-    assert sorted(result["corrupt"]) == ["a/0.png", "b/deep/1.JPEG"]
-    counts = {c["key"]: (c["train"], c["val"]) for c in result["classes"]}
-    assert counts == {"a": (4, 1), "b": (6, 0), "größe": (4, 1)}
-    done = shards.open_set(tmp_path / "b" / "train" / "8", result["sets"]["train/8"]["shards"], num_images=14)
-    assert [header["index"] for header in done.headers()] == list(range(14))
-
-
-def test_shard_of_unreadable_images_alone_is_no_shard(folder, tmp_path):
-    (folder / "a" / "0.png").write_bytes(b"no image")
-    settings = settings_of(folder, max_corrupt=1, num_train=14, shard_size=1)
-    first = prepare(settings, [8], tmp_path / "out", silent)
-    assert first["sets"]["train/8"]["shards"] == 14
-    assert prepare(settings, [8], tmp_path / "out", silent) == first
-
-
-def test_other_settings_in_the_same_place_are_refused(folder, tmp_path):
-    prepare(settings_of(folder), [8], tmp_path / "out", silent)
-    with pytest.raises(RunError, match="made with settings"):
-        prepare(settings_of(folder, channels=1), [8], tmp_path / "out", silent)
-    (folder / "a" / "0.png").rename(folder / "a" / "0-new.png")
-    with pytest.raises(RunError, match="the source has changed"):
-        prepare(settings_of(folder), [8], tmp_path / "out", silent)
-
-
-@pytest.fixture
-def val_folder(folder) -> pathlib.Path:
-    """Two images of each class in a folder of their own, one with the name of a train image."""
-    root = folder.parent / "val"
-    for key in ("b", "a", "größe"):
-        (root / key).mkdir(parents=True)
-        for i in range(2):
-            (root / key / f"{i}.png").write_bytes(encoded(Image.fromarray(noise(12, 10, 3, seed=90 + i))))
-    return root
-
-
-def test_validation_images_from_their_own_folder(folder, val_folder, tmp_path):
-    settings = settings_of(folder, val_path=str(val_folder), num_train=18, num_val=6)
-    result = prepare(settings, [8], tmp_path / "out", silent)
-    assert (result["num_train"], result["num_val"]) == (18, 6)
-    headers = {
-        split: open_headers(tmp_path / "out" / split / "8", result["sets"][f"{split}/8"])
-        for split in ("train", "val")
-    }
-    assert all(h["source"].startswith("val/") for h in headers["val"])
-    assert {h["source"] for h in headers["train"]} == {
-        i.source_id for i in sources.scan(settings_of(folder)).items
-    }
-    # both folders may move
-    moved = folder.rename(folder.parent / "raw2"), val_folder.rename(folder.parent / "val2")
-    again = dataclasses.replace(settings, path=str(moved[0]), val_path=str(moved[1]))
-    assert prepare(again, [8], tmp_path / "out", silent)["sets"] == result["sets"]
-
-
-def open_headers(directory: pathlib.Path, facts: dict) -> list[dict]:
-    return shards.open_set(directory, facts["shards"], num_images=facts["images"]).headers()
-
-
-def test_folders_of_train_and_validation_must_agree(folder, val_folder):
-    stated = {"val_path": str(val_folder), "num_train": 18, "num_val": 6}
-    with pytest.raises(DataError, match=r"has 18 and data\.val_path 6 images; set data.num_train=18"):
-        sources.scan(settings_of(folder, **{**stated, "num_val": 7}))
-    (val_folder / "b").rename(val_folder / "c")
-    with pytest.raises(DataError, match=r"no folder b in .*val.*; expected the same classes in both"):
-        sources.scan(settings_of(folder, **stated))
-    with pytest.raises(DataError, match=r"data\.val_path = .*nowhere.*: no such folder"):
-        sources.scan(settings_of(folder, **{**stated, "val_path": "nowhere"}))
-
-
-def test_class_without_readable_train_images_is_refused(folder, tmp_path):
-    for path in folder.glob("größe/**/*.*"):
-        path.write_bytes(b"no image")
-    with pytest.raises(DataError, match="class größe has no readable train image"):
-        prepare(settings_of(folder, max_corrupt=5), [8], tmp_path / "out", silent)
-
-
-# ------------------------------------------------------------------------------------------- mixture
-
-
-@UNHURRIED
-@hypothesis.given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(1, 5), st.integers(0, 99))
-def test_few_shot_takes_the_same_number_of_each_class(more, shots, seed):
-    labels = np.array(more + [k for k in range(5) for _ in range(6)], np.int32)
-    chosen = mixture.few_shot(labels, shots, seed)
-    assert np.bincount(labels[chosen]).tolist() == [shots] * 5
-    assert (np.diff(chosen) > 0).all()
-    assert set(chosen) < set(mixture.few_shot(labels, shots + 1, seed))
-
-
-def test_few_shot_depends_on_the_seed_and_refuses_small_classes():
-    labels = np.repeat(np.arange(3), 50)
-    assert not np.array_equal(mixture.few_shot(labels, 5, 0), mixture.few_shot(labels, 5, 1))
-    assert np.array_equal(mixture.few_shot(labels, 0, 0), np.arange(150))
-    with pytest.raises(DataError, match="class 1 has 2 images; expected at least 3"):
-        mixture.few_shot(np.array([0, 0, 0, 1, 1]), 3, 0)
-
-
-def test_mixture_is_real_images_then_whole_copies():
-    real = noise(6, 4, 4, 1, seed=1), np.array([0, 0, 0, 1, 1, 1], np.int32)
-    generated = noise(18, 4, 4, 1, seed=2), np.arange(18, dtype=np.int32) % 2
-    pixels, labels = mixture.mix(real, generated, copies=2, copy_size=6, shots=2, seed=0)
-    assert pixels.shape == (4 + 12, 4, 4, 1) and pixels.dtype == np.uint8 and labels.dtype == np.int32
-    chosen = mixture.few_shot(real[1], 2, 0)
-    assert np.array_equal(pixels, np.concatenate([real[0][chosen], generated[0][:12]]))
-    assert np.array_equal(labels, np.concatenate([real[1][chosen], generated[1][:12]]))
-    alone, _ = mixture.mix(None, generated, copies=1, copy_size=6, shots=0, seed=0)
-    assert np.array_equal(alone, generated[0][:6])
-
-
-def test_mixture_that_cannot_be_made_is_refused():
-    small, large = (noise(6, 4, 4, 1), np.zeros(6, np.int32)), (noise(6, 5, 5, 1), np.zeros(6, np.int32))
-    for parts, copies, message in (
-        ((None, small), 2, "has 6 images; expected 12"),
-        ((small, large), 1, "expected one shape"),
-        ((None, None), 1, "nothing"),
-    ):
-        with pytest.raises(DataError, match=message):
-            mixture.mix(*parts, copies=copies, copy_size=6, shots=0, seed=0)
 
 
 # -------------------------------------------------------------------------------------------- stream

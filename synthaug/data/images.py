@@ -1,25 +1,35 @@
-"""Image files and pixels: decode, encode, shrink. The one place that knows Pillow and tensorflow.
+"""Image files and pixels: decode and encode. The one place that knows tensorflow.
 
 How unusual files become u8[H,W,C]: an alpha channel is composed over white; grey becomes three equal
-channels, colour becomes ITU-R 601 luma; 16 bits keep the high byte; CMYK is converted by the decoder;
-of an animation the first frame counts; an EXIF orientation is not applied.
+channels, colour becomes ITU-R 601 luma; 16 bits keep the high byte; CMYK (22 files of ImageNet) is
+always decoded and converted by Pillow; of an animation the first frame counts; an EXIF orientation is not
+applied, as in all published work on ImageNet.
 """
 
 from __future__ import annotations
 
 import functools
 import io
+import struct
+import zlib
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from synthaug.data.resize import shrink_area as shrink_area
 from synthaug.errors import DataError
 
 MAX_PIXELS = 89_478_485  # pixels; a quarter of a gigabyte in RGB, the limit Pillow warns at
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")  # no others: Pillow would hand PostScript to Ghostscript
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_STARTS = {"JPEG": b"\xff\xd8\xff", "PNG": _PNG_START, "WEBP": b"RIFF", "BMP": b"BM", "GIF": b"GIF8"}
 
 Array = TypeVar("Array", bound=Any)  # numpy or jax
+T = TypeVar("T")
 
 
 def to_float(image: Array) -> Array:
@@ -52,11 +62,31 @@ def encode_png(image: np.ndarray) -> bytes:
         raise ValueError(
             f"encode_png: got {image.dtype}{list(image.shape)}; expected u8[H,W,1] or u8[H,W,3]."
         )
-    buffer = io.BytesIO()
-    pixels = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    # a fixed level and no metadata: the bytes of a shard are part of its identity
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=6, optimize=False)
-    return buffer.getvalue()
+    height, width, channels = image.shape
+    rows = np.ascontiguousarray(image).reshape(height, width * channels)
+    colour = 2 if channels == 3 else 0
+    # the level and the strategy are fixed and there is no metadata: a shard's bytes are part of its identity.
+    # Matches within photos are rare, so looking for runs alone costs a tenth of zlib's search and no size.
+    deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
+    packed = deflate.compress(_filter_average(rows, channels).data) + deflate.flush()
+    start = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
+    chunks = ((b"IHDR", start), (b"IDAT", packed), (b"IEND", b""))
+    return _PNG_START + b"".join(_png_chunk(name, data) for name, data in chunks)
+
+
+def _filter_average(rows: np.ndarray, channels: int) -> np.ndarray:
+    """Returns u8[H,1+W*C]: each byte less the mean of those to the left and above (PNG's filter type 3)."""
+    left, above = np.zeros_like(rows), np.zeros_like(rows)
+    left[:, channels:], above[1:] = rows[:, :-channels], rows[:-1]
+    filtered = np.empty((rows.shape[0], 1 + rows.shape[1]), np.uint8)
+    filtered[:, 0] = 3
+    mean = (left & above) + ((left ^ above) >> 1)  # rounded down, within a byte
+    np.subtract(rows, mean, out=filtered[:, 1:])  # wraps around, as PNG's does
+    return filtered
+
+
+def _png_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(name)))
 
 
 def decode_png(data: bytes) -> np.ndarray:
@@ -69,6 +99,19 @@ def decode_png(data: bytes) -> np.ndarray:
     if pixels.shape[2] not in (1, 3):
         raise DataError(f"PNG: has {pixels.shape[2]} channels; expected 1 or 3: the file was altered.")
     return pixels
+
+
+def format_of(data: bytes) -> str:
+    """Returns the format of an image file by its content, e.g. "JPEG"; "" if it is none that we know.
+
+    Example:
+        >>> format_of(encode_png(np.zeros((1, 1, 1), np.uint8)))
+        'PNG'
+    """
+    for name, start in _STARTS.items():
+        if data.startswith(start):
+            return "" if name == "WEBP" and data[8:12] != b"WEBP" else name
+    return ""
 
 
 def decode(data: bytes, channels: int, decoder: str) -> np.ndarray:
@@ -84,16 +127,35 @@ def decode(data: bytes, channels: int, decoder: str) -> np.ndarray:
         DataError: the bytes are torn, no image, or more than `MAX_PIXELS`.
     """
     pixels = _decode_tensorflow(data) if decoder == "tensorflow" else _decode_pillow(data)
-    return _with_channels(pixels, channels)
+    return with_channels(pixels, channels)
+
+
+def size_of(data: bytes, decoder: str) -> tuple[int, int]:
+    """Returns the height and width of an image file, all of which is decoded to see that it can be.
+
+    Raises:
+        DataError: as `decode`.
+    """
+    if decoder == "tensorflow":
+        height, width, _ = _decode_tensorflow(data).shape
+        return height, width
+    return _with_pillow(data, lambda image: (image.height, image.width))
 
 
 def _decode_pillow(data: bytes) -> np.ndarray:
     """Returns u8[H,W,C] with C = 1 grey, 2 grey + alpha, 3 colour, 4 colour + alpha."""
+    return _with_pillow(data, _pixels)
+
+
+def _with_pillow(data: bytes, read: Callable[[Image.Image], T]) -> T:
+    """Returns what `read` finds in the decoded image."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(*image.size)
             image.load()
-            return _pixels(image)
+            return read(image)
+    except MemoryError:
+        raise  # ours, not the file's
     except Exception as error:  # a torn file makes Pillow raise nearly anything, SyntaxError included
         raise _undecodable(error) from None
 
@@ -115,10 +177,14 @@ def _pixels(image: Image.Image) -> np.ndarray:
 
 
 def _decode_tensorflow(data: bytes) -> np.ndarray:
-    tf = _tensorflow()
+    tf = load_tensorflow()
     try:
-        header = Image.open(io.BytesIO(data))  # reads the size only: tensorflow would allocate first
+        header = Image.open(
+            io.BytesIO(data), formats=FORMATS
+        )  # reads the size only: tensorflow would allocate first
         _check_size(*header.size)
+        if header.mode == "CMYK":
+            return _decode_pillow(data)  # inks without Adobe's mark, tensorflow takes for their negative
         pixels = tf.io.decode_image(data, expand_animations=False).numpy()
     except Exception as error:  # as many kinds as tensorflow has decoders
         raise _undecodable(error) from None
@@ -126,7 +192,8 @@ def _decode_tensorflow(data: bytes) -> np.ndarray:
 
 
 @functools.cache
-def _tensorflow() -> ModuleType:
+def load_tensorflow() -> ModuleType:
+    """Returns tensorflow, which sees no GPU; synthaug.data.jpeg takes it from here, too."""
     import tensorflow as tf  # 9 s; and it would take all GPU memory from jax if it saw a GPU
 
     tf.config.set_visible_devices([], "GPU")
@@ -149,7 +216,7 @@ def _undecodable(error: Exception) -> DataError:
     return DataError(f"cannot be decoded ({why})")
 
 
-def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
     """Returns u8[H,W,channels] from 1 grey, 2 grey + alpha, 3 colour or 4 colour + alpha channels."""
     if pixels.shape[2] in (2, 4):
         colour, alpha = pixels[:, :, :-1].astype(np.uint32), pixels[:, :, -1:].astype(np.uint32)
@@ -162,45 +229,3 @@ def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
         luma = (pixels.astype(np.uint32) * weights).sum(axis=2, keepdims=True, dtype=np.uint32)
         return ((luma + 0x8000) >> 16).astype(np.uint8)
     return np.ascontiguousarray(pixels)
-
-
-def crop_square(image: np.ndarray) -> np.ndarray:
-    """Returns the central square u8[S,S,C] of u8[H,W,C]; an odd remainder is lost at the end."""
-    height, width, _ = image.shape
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return image[top : top + side, left : left + side]
-
-
-def shrink_area(image: np.ndarray, size: int) -> np.ndarray:
-    """Returns the central square of an image, averaged over areas, as u8[size,size,C].
-
-    Each output pixel is the mean of the input over its square, pixels on the border weighted by the part
-    inside: exact for any ratio, enlarging included. Sums are integers, so the result is the correctly
-    rounded (half to even) true mean, the same on every machine.
-
-    Args:
-        image: u8[H,W,C].
-        size: side of the result in px.
-
-    Example:
-        >>> shrink_area(np.array([[0, 1], [1, 0], [9, 9]], np.uint8)[:, :, None], 1).item()
-        0
-    """
-    square = crop_square(image)
-    side = square.shape[0]
-    if side == size:
-        return np.ascontiguousarray(square)
-    sums = _area_sums(_area_sums(square, size).swapaxes(0, 1), size).swapaxes(0, 1)
-    return np.rint(sums / side**2).astype(np.uint8)
-
-
-def _area_sums(x: np.ndarray, size: int) -> np.ndarray:
-    """Returns i64[size,...]: integrals of x[S,...] over `size` equal parts, each row being `size` long."""
-    side = x.shape[0]
-    integral = np.zeros((side + 1, *x.shape[1:]), np.int64)
-    np.cumsum(x, axis=0, dtype=np.int64, out=integral[1:])
-    whole, part = np.divmod(np.arange(size + 1) * side, size)
-    part = part.reshape(-1, *(1 for _ in x.shape[1:]))
-    row = x[np.minimum(whole, side - 1)].astype(np.int64)  # at the end `part` is 0: any row will do
-    return np.diff(integral[whole] * size + part * row, axis=0)

@@ -2,85 +2,84 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fractions
+import sys
+from collections.abc import Sequence
+
 import numpy as np
 
+from synthaug.data.shards import ImageSet
+from synthaug.data.stream import ORDER, ORDER_GENERATED, PLACE, Order, random_raw
 from synthaug.errors import DataError
 
-LabelledImages = tuple[np.ndarray, np.ndarray]  # u8[N,H,W,C], i32[N]
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Piece:
+    """Labelled images that a training set is made of."""
+
+    images: ImageSet | np.ndarray  # N images, or u8[N,H,W,C]
+    labels: np.ndarray  # i32[N]
+    index: np.ndarray | None = None  # i64[M]: only these images, in this order; one may stand twice
+    generated: bool = False
+
+    def __len__(self) -> int:
+        return len(self.labels) if self.index is None else len(self.index)
 
 
-def few_shot(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
-    """Returns the indices i64[K * shots] of a random `shots` images per class, ascending; 0 = all.
+class Rows:
+    """A random-access source for grain: element `step` is the rows i64[B] of the mixture in a batch.
 
-    With one seed, fewer shots are a subset of more.
-
-    Args:
-        labels: i32[N], class indices 0..K-1.
-        shots: images per class.
-        seed: chooses the images.
-
-    Raises:
-        DataError: a class has fewer images.
-
-    Example:
-        >>> chosen = few_shot(np.array([0, 1, 1, 0, 1]), shots=2, seed=0)
-        >>> len(chosen), set(chosen.tolist()) > {0, 3}
-        (4, True)
+    The rows of all pieces are numbered one after the other. Without a share all are shuffled together: every
+    row stands once in an epoch. With one, real and generated rows have orders and epochs of their own, and
+    batch s has floor(share * B * (s + 1)) - floor(share * B * s) generated rows, in random places: never
+    more than one off, and exact in the long run (always, where share * B is whole).
     """
-    if shots == 0:
-        return np.arange(len(labels))
-    counts = np.bincount(labels)
-    if counts.min() < shots:
-        raise DataError(
-            f"few_shot: class {counts.argmin()} has {counts.min()} images; expected at least {shots}; "
-            f"lower classify.shots to {counts.min()} or less."
-        )
-    # Philox's stream, unlike Generator.choice, is the same in every numpy
-    rank = np.random.Philox(key=seed).random_raw(len(labels))
-    by_class = np.lexsort((rank, labels))
-    first = np.repeat(np.cumsum(counts) - counts, counts)
-    return np.sort(by_class[np.arange(len(labels)) - first < shots])
 
+    def __init__(
+        self, sizes: Sequence[tuple[int, bool]], batch_size: int, seed: int, *, share: float, repeats: int
+    ) -> None:
+        """Prepares the orders.
 
-def mix(
-    real: LabelledImages | None,
-    generated: LabelledImages | None,
-    *,
-    copies: int,
-    copy_size: int,
-    shots: int,
-    seed: int,
-) -> LabelledImages:
-    """Returns images u8[N,H,W,C] and labels i32[N] of a training set: real ones first, then generated.
+        Args:
+            sizes: (rows, generated or not) of every piece.
+            batch_size: B.
+            seed: of the orders.
+            share: of generated rows in every batch; 0 = as many as there are.
+            repeats: times a row stands in the sequence, one after the other.
 
-    Args:
-        real: the real train split, or None to leave it out.
-        generated: the generated set in the order of its plan, or None to leave it out.
-        copies: how many generated copies to take; they are a prefix of the set.
-        copy_size: images in one copy, the size of the whole real train split.
-        shots: real images per class; 0 = all.
-        seed: chooses the few shots.
+        Raises:
+            DataError: there is nothing to take from.
+        """
+        self.batch_size, self.seed = batch_size, seed
+        self._share = fractions.Fraction(str(share))  # exact: the float 0.3 * 10 * 3 is below 9
+        starts = np.cumsum([0, *(size for size, _ in sizes)])
+        rows = [np.arange(start, start + size) for start, (size, _) in zip(starts, sizes, strict=False)]
+        flags = [share > 0 and generated for _, generated in sizes]
+        self._parts = []
+        for number, (wanted, purpose) in enumerate(((share < 1, ORDER), (share > 0, ORDER_GENERATED))):
+            part = [r for r, flag in zip(rows, flags, strict=True) if flag == number]
+            table = np.concatenate(part) if part else np.empty(0, np.int64)
+            if wanted and not len(table):
+                kind = ("real ", "generated ")[number] if share else ""
+                raise DataError(
+                    f"loader: the training set has no {kind}images; expected at least one; check the mix, "
+                    "its subset and classify.share."
+                )
+            order = Order(max(len(table), 1), batch_size, seed, repeats=repeats, purpose=purpose)
+            self._parts.append((order, table))
 
-    Raises:
-        DataError: nothing to mix, images of two shapes, or fewer copies than asked for.
-    """
-    parts = []
-    if real is not None:
-        chosen = few_shot(real[1], shots, seed)
-        parts.append((real[0][chosen], real[1][chosen]) if shots else real)
-    if generated is not None:
-        wanted = copies * copy_size
-        if len(generated[1]) < wanted:
-            raise DataError(
-                f"mix: the generated set has {len(generated[1])} images; expected {wanted}, {copies} copies "
-                f"of {copy_size}; sample more copies (sample.copies)."
-            )
-        parts.append((generated[0][:wanted], generated[1][:wanted]))
-    shapes = sorted({images.shape[1:] for images, _ in parts})
-    if len(shapes) != 1:
-        found = " and ".join(map(str, shapes)) or "nothing"
-        raise DataError(f"mix: got images of {found}; expected one shape (height, width, channels).")
-    if len(parts) == 1:
-        return parts[0]  # ImageNet at 64 px is 16 GB: do not copy it for nothing
-    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return images, labels
+    def __len__(self) -> int:
+        return sys.maxsize  # the last epoch never comes
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        made = [int(self._share * self.batch_size * s) for s in (step, step + 1)]
+        real = [self.batch_size * s - m for s, m in zip((step, step + 1), made, strict=True)]
+        rows = [
+            table[order.rows(start, stop - start)]
+            for (order, table), (start, stop) in zip(self._parts, (real, made), strict=True)
+        ]
+        both = np.concatenate(rows)
+        if not all(map(len, rows)):
+            return both
+        return both[np.argsort(random_raw(self.seed, PLACE, step, self.batch_size), kind="stable")]

@@ -1,218 +1,153 @@
-"""Raw images -> committed shards at every resolution, a class table, counts and hashes."""
+"""Blocks of images -> committed shards at every resolution, each exactly once, whatever the others do.
+
+An image is read, hashed and decoded once, whatever it is needed for. Threads do that: decoders, filters,
+zlib and SHA-256 let go of the interpreter. They stay a few images ahead of the files, so that memory
+does not grow with a block.
+"""
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from synthaug import commit, config, manifest
-from synthaug.data import images, sources
-from synthaug.data.shards import ImageSet, open_set, open_shard, write_shard
-from synthaug.data.sources import Item, Source
-from synthaug.errors import DataError, RunError
-from synthaug.experiment import Data
-from synthaug.manifest import ClassEntry, ClassTable
+from synthaug import commit
+from synthaug.data import images, record
+from synthaug.data.blocks import read_part
+from synthaug.data.facts import Facts, facts_path, write_facts
+from synthaug.data.resize import FILTERS, check_shape
+from synthaug.data.shards import open_shard
+from synthaug.data.sources import Reader
+from synthaug.data.writing import ShardWriter
+from synthaug.errors import DataError
+from synthaug.experiment import Data, MadeSet, ValSet
 
-# settings that do not change the pixels or the order: a folder may move, a count may be corrected
-_CHANGES_NOTHING = ("path", "val_path", "num_classes", "num_train", "num_val", "max_corrupt")
-_FILTERS = {"area": images.shrink_area}
+ORIGINAL = "original"
+"""The view of a set that holds the source's files untouched; the others are named by their side in px."""
 
-
-@dataclasses.dataclass
-class _Job:
-    """What every block of images needs, and what was found out so far."""
-
-    settings: Data
-    source: Source
-    resolutions: tuple[int, ...]
-    out: pathlib.Path
-    progress: Callable[[int, int], None]
-    done: int = 0
-    corrupt: dict[str, str] = dataclasses.field(default_factory=dict)  # source id -> reason
-    enlarged: dict[int, int] = dataclasses.field(default_factory=dict)  # resolution -> images
+_TASK = 4  # images a thread takes at once, if they are small:
+_TASK_BYTES = 1 << 20  # of pixels to write; a node may have a hundred threads
+_AHEAD = 3  # tasks per thread that are under way or wait to be written
+_BEAT = 32  # images between two reports
 
 
-@dataclasses.dataclass(frozen=True)
-class _Pixels:
-    """One decoded image: its size in the source, and itself at every resolution."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How the images of one set become shards."""
 
-    height: int
-    width: int
-    images: tuple[np.ndarray, ...]
+    name: str  # "train", "val" or that of a set made elsewhere
+    views: tuple[str, ...]  # sides in px, or ORIGINAL
+    resize: str  # one of FILTERS; empty: images have their size already
+    decoder: str
+    channels: int
+    source_sha256: str  # of the source ids and classes in order, from scan
+
+    def made_by(self, view: str) -> dict[str, str]:
+        """Returns the hashes of what makes the images of one view; no network does."""
+        stated = dataclasses.asdict(self) | {"views": view}
+        if view == ORIGINAL:
+            stated |= {"resize": "", "decoder": ""}  # bytes are bytes
+        text = json.dumps(stated, sort_keys=True)
+        return {"settings": hashlib.sha256(text.encode()).hexdigest(), "weights": ""}
+
+
+def recipe_of(
+    name: str,
+    settings: Data,
+    made: Mapping[str, MadeSet | ValSet],
+    sides: Sequence[int],
+    scanned: Mapping[str, Any],
+) -> Recipe:
+    """Returns the recipe of a set.
+
+    Args:
+        name: "train", "val" or a name in `made`.
+        settings: of the real images.
+        made: sets made elsewhere, and further validation sets, which are prepared as "val".
+        sides: resolutions of the real images, px.
+        scanned: what scan returned.
+    """
+    views = [str(side) for side in sides] + ([ORIGINAL] if settings.keep_original else [])
+    resize = settings.resize
+    if isinstance(one := made.get(name), MadeSet):
+        views, resize = [str(one.resolution)], one.resize
+    return Recipe(
+        name=name,
+        views=tuple(views),
+        resize=resize,
+        decoder=settings.decoder,
+        channels=settings.channels,
+        source_sha256=scanned["sets"][name]["sha256"],
+    )
 
 
 def prepare(
     settings: Data,
-    resolutions: Sequence[int],
+    recipe: Recipe,
     out: pathlib.Path,
-    progress: Callable[[int, int], None],
+    blocks: range,
+    *,
+    attempt: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Writes the sets out/train/<resolution> and out/val/<resolution>, and returns what they hold.
+    """Writes some blocks of a set, at every view out/<set>/<view>, and returns what they hold.
 
-    Image i of a split is the same at every resolution. The order is `manifest.image_order`, so every
-    prefix is balanced over the classes. The same call again goes on where a killed one stopped.
+    A block that is there is not read again, so the same call goes on where a killed one stopped.
 
     Args:
-        settings: source, split and shard size.
-        resolutions: sides of the images to write, in px.
-        out: folder of the sets.
-        progress: called with (images done, images in all) after every shard.
+        settings: shard size and the number of images that may be unreadable.
+        recipe: of the set.
+        out: folder of the sets; scan has written there.
+        blocks: numbers of the blocks, those of one prepare job.
+        attempt: which attempt of the job this is.
+        progress: called with (images done, images in all) every few images; what it raises is passed on.
 
     Returns:
-        JSON values: the class table ("classes"), "num_train", "num_val", the shards, images and hash of
-        every set ("sets") and of all ("sha256"), unreadable images and why ("corrupt"), files that are no
-        images ("other_files"), and how many images were enlarged to a resolution ("enlarged").
+        JSON values: "images" and "left_out", {source id: reason}.
 
     Raises:
-        DataError: the source is not what the settings say, or more than `max_corrupt` images are unreadable.
+        DataError: more than `max_corrupt` images are unreadable, or one has another size than stated.
         RunError: `out` holds images made otherwise, or cannot be written.
     """
-    source = sources.scan(settings)
-    is_val = sources.split(source, settings.val_every)
-    job = _Job(settings, source, tuple(resolutions), out, progress, enlarged=dict.fromkeys(resolutions, 0))
-    train = _write_split(job, "train", _in_order(source, ~is_val))
-    val = _write_split(job, "val", _in_order(source, is_val))
-    table = _class_table(job, is_val)
-    num_train, num_val = (sum(getattr(entry, s) for entry in table.entries) for s in ("train", "val"))
-    sources.check_counts(settings, num_train, num_val, 0)
-    commit.write_new(out / "classes.json", table.to_json().encode())
-    sets = {**train, **val}
-    return {
-        "classes": config.to_tree(table.entries),
-        "num_train": num_train,
-        "num_val": num_val,
-        "sets": sets,
-        "sha256": _hash([s["sha256"] for s in sets.values()]),
-        "corrupt": dict(sorted(job.corrupt.items())),
-        "other_files": {"count": len(source.others), "first": list(source.others[:10])},
-        "enlarged": {str(resolution): count for resolution, count in job.enlarged.items()},
-    }
+    listing = read_part(settings, out, recipe.name, blocks.start)
+    job = _Job(recipe, Reader(listing), out / recipe.name, settings.max_corrupt, attempt, progress)
+    for folder in (*recipe.views, "facts"):
+        commit.remove_leftovers(job.folder / folder)
+    at = blocks.start * settings.shard_size  # number of the listing's first image
+    for block in blocks:
+        first = block * settings.shard_size
+        rows = range(first - at, min(first - at + settings.shard_size, len(listing)))
+        lost = _left_out(job, block)
+        if lost is None:
+            _write_block(job, block, first, rows)
+        else:
+            job.left_out |= lost
+        progress(rows.stop, len(listing))
+    return {"images": len(listing) - len(job.left_out), "left_out": dict(sorted(job.left_out.items()))}
 
 
-def _in_order(source: Source, chosen: np.ndarray) -> list[Item]:
-    """Returns the chosen items bool[N], every prefix balanced over the classes."""
-    picked = np.flatnonzero(chosen)
-    classes = np.array([source.items[i].class_index for i in picked], np.int64)
-    counts = np.bincount(classes, minlength=len(source.classes))
-    order = manifest.image_order(counts.tolist())
-    by_class = picked[np.argsort(classes, kind="stable")]
-    rows = (np.cumsum(counts) - counts)[order] + manifest.number_within_class(order)
-    return [source.items[i] for i in by_class[rows]]
+def check_corrupt(left_out: Mapping[str, str], limit: int) -> None:
+    """Checks how many images could not be read.
 
+    Args:
+        left_out: source id -> reason.
+        limit: data.max_corrupt.
 
-def _write_split(job: _Job, split: str, items: list[Item]) -> dict[str, Any]:
-    """Writes the sets of one split and returns their descriptions."""
-    folders = {resolution: job.out / split / str(resolution) for resolution in job.resolutions}
-    for folder in folders.values():
-        commit.remove_leftovers(folder)
-    size, shard, first = job.settings.shard_size, 0, 0
-    for start in range(0, len(items), size):
-        block = items[start : start + size]
-        count = _count_committed(job, split, folders, shard, block)
-        if count is None:
-            count = _write_block(job, split, folders, shard, first, block)
-        _check_corrupt(job)
-        shard, first = shard + (count > 0), first + count
-        job.done += len(block)
-        job.progress(job.done, len(job.source.items))
-    if not first:
-        raise DataError(f"data: no readable image in the {split} split; check the files and data.val_every.")
-    return {f"{split}/{r}": _describe(open_set(f, shard, num_images=first)) for r, f in folders.items()}
-
-
-def _describe(done: ImageSet) -> dict[str, Any]:
-    return {"shards": len(done.shards), "images": len(done), "sha256": manifest.digest(done.shards)}
-
-
-def _count_committed(
-    job: _Job, split: str, folders: dict[int, pathlib.Path], shard: int, block: list[Item]
-) -> int | None:
-    """Returns the number of images of a block that is committed at every resolution, or None."""
-    there = [open_shard(folder, shard, _maker(job, split, r)) for r, folder in folders.items()]
-    sets = [done for done in there if done is not None]
-    if len(sets) < len(there):
-        return None
-    headers = sets[0].headers()
-    ids = {item.source_id: item for item in block}
-    known = [header["source"] for header in headers if header["source"] in ids]
-    if not known:
-        return None  # no image of this block was readable, and the shard is the next block's
-    if len(known) < len(headers):
-        raise RunError(f"{sets[0].directory}: the source has changed since; delete {job.out} to start anew.")
-    for source_id in ids.keys() - set(known):
-        found = _decode(job, ids[source_id])
-        job.corrupt[source_id] = found if isinstance(found, str) else "was left out by an earlier run"
-    for header in headers:
-        _count_enlarged(job, header["height"], header["width"])
-    return len(headers)
-
-
-def _write_block(
-    job: _Job, split: str, folders: dict[int, pathlib.Path], shard: int, first: int, block: list[Item]
-) -> int:
-    """Returns the number of readable images of a block, written as one shard per resolution."""
-    workers = len(os.sched_getaffinity(0))  # Pillow and numpy let go of the interpreter
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        decoded = list(pool.map(lambda item: _decode(job, item), block))
-    readable = [
-        (item, found) for item, found in zip(block, decoded, strict=True) if isinstance(found, _Pixels)
-    ]
-    job.corrupt |= {i.source_id: why for i, why in zip(block, decoded, strict=True) if isinstance(why, str)}
-    _check_corrupt(job)
-    for _, found in readable:
-        _count_enlarged(job, found.height, found.width)
-    for k, (resolution, folder) in enumerate(folders.items()):
-        if readable:
-            write_shard(
-                folder,
-                shard,
-                first,
-                [(_header(job, split, item, found), found.images[k]) for item, found in readable],
-                attempt=0,
-                **_maker(job, split, resolution),
-            )
-    return len(readable)
-
-
-def _decode(job: _Job, item: Item) -> _Pixels | str:
-    """Returns an image at every resolution, or why it cannot be read."""
-    try:
-        image = item.load()
-    except DataError as error:
-        return str(error)
-    resize = _FILTERS[job.settings.resize]
-    height, width, _ = image.shape
-    return _Pixels(height, width, tuple(resize(image, size) for size in job.resolutions))
-
-
-def _header(job: _Job, split: str, item: Item, found: _Pixels) -> dict[str, Any]:
-    return {
-        "class_key": job.source.classes[item.class_index][0],
-        "class_index": item.class_index,
-        "source": item.source_id,
-        "split": split,
-        "height": found.height,
-        "width": found.width,
-    }
-
-
-def _count_enlarged(job: _Job, height: int, width: int) -> None:
-    for resolution in job.resolutions:
-        job.enlarged[resolution] += min(height, width) < resolution
-
-
-def _check_corrupt(job: _Job) -> None:
-    limit, found = job.settings.max_corrupt, len(job.corrupt)
+    Raises:
+        DataError: there are more; the message names the first.
+    """
+    found = len(left_out)
     if found > limit:
-        named = "; ".join(f"{name}: {why}" for name, why in sorted(job.corrupt.items())[:5])
+        named = "; ".join(f"{name}: {why}" for name, why in sorted(left_out.items())[:5])
         more = f"; and {found - 5} more" if found > 5 else ""
         raise DataError(
             f"data: {found} images are unreadable, data.max_corrupt = {limit}: {named}{more}; "
@@ -220,26 +155,160 @@ def _check_corrupt(job: _Job) -> None:
         )
 
 
-def _class_table(job: _Job, is_val: np.ndarray) -> ClassTable:
-    counts = np.zeros((len(job.source.classes), 2), int)
-    for item, val in zip(job.source.items, is_val, strict=True):
-        counts[item.class_index, int(val)] += item.source_id not in job.corrupt
-    for (key, _), (train, _val) in zip(job.source.classes, counts, strict=True):
-        if not train:
-            raise DataError(f"data: class {key} has no readable train image; repair or remove its folder.")
-    entries = zip(job.source.classes, counts.tolist(), strict=True)
-    return ClassTable(tuple(ClassEntry(key, name, *count) for (key, name), count in entries))
+@dataclasses.dataclass
+class _Job:
+    """What every block needs, and what was left out so far."""
+
+    recipe: Recipe
+    reader: Reader
+    folder: pathlib.Path
+    max_corrupt: int
+    attempt: int
+    progress: Callable[[int, int], None]
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def _maker(job: _Job, split: str, resolution: int) -> dict[str, str]:
-    """Returns the hashes of what makes the images of one set; no network does."""
-    tree = config.to_tree(job.settings)
-    stated = {name: value for name, value in tree.items() if name not in _CHANGES_NOTHING}
-    stated["own_val"] = bool(job.settings.val_path)  # whether, not where
-    keys = [key for key, _ in job.source.classes]
-    text = json.dumps([stated, split, resolution, keys], sort_keys=True, ensure_ascii=False)
-    return {"settings": _hash([text]), "weights": ""}
+@dataclasses.dataclass(frozen=True)
+class _Image:
+    """One readable image, ready to be written."""
+
+    row: int
+    sha256: bytes  # of the source
+    height: int
+    width: int
+    records: tuple[tuple[bytes, bytes | memoryview], ...]  # by view: the record, and what its hash is of
 
 
-def _hash(texts: Sequence[str]) -> str:
-    return hashlib.sha256("".join(texts).encode()).hexdigest()
+def _left_out(job: _Job, block: int) -> dict[str, str] | None:
+    """Returns the images that a committed block left out, or None if anything of the block is missing."""
+    there = [open_shard(job.folder / view, block, job.recipe.made_by(view)) for view in job.recipe.views]
+    if not facts_path(job.folder, block).exists():
+        return None
+    shards = [done.shards[0] for done in there if done is not None]
+    return shards[0].left_out if len(shards) == len(there) else None
+
+
+def _write_block(job: _Job, block: int, first: int, rows: range) -> None:
+    """Writes one block: a shard of every view, then its facts."""
+    done, left_out = list[_Image](), dict[str, str]()
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                ShardWriter(job.folder / view, block, attempt=job.attempt, **job.recipe.made_by(view))
+            )
+            for view in job.recipe.views
+        ]
+        for row, found in zip(rows, _made(job, writers, first - rows.start, rows), strict=True):
+            if isinstance(found, str):
+                left_out[job.reader.listing.source_id[row]] = found
+            else:
+                for writer, (data, content) in zip(writers, found.records, strict=True):
+                    writer.add(data, content)
+                done.append(dataclasses.replace(found, records=()))
+            if row % _BEAT == 0:
+                job.progress(row, len(job.reader.listing))
+        job.left_out |= left_out
+        check_corrupt(job.left_out, job.max_corrupt)  # before anything is committed
+        for writer in writers:
+            writer.commit(first, left_out)
+    _write_facts(job, block, done)
+
+
+def _write_facts(job: _Job, block: int, done: Sequence[_Image]) -> None:
+    listing, rows = job.reader.listing, [image.row for image in done]
+    hashes = np.frombuffer(b"".join(image.sha256 for image in done), np.uint8)
+    facts = Facts(
+        source=tuple(listing.source_id[row] for row in rows),
+        class_index=listing.class_index[rows],
+        sha256=hashes.reshape(-1, 32),
+        height=np.array([image.height for image in done], np.int32),
+        width=np.array([image.width for image in done], np.int32),
+    )
+    write_facts(facts, facts_path(job.folder, block))
+
+
+def _made(job: _Job, writers: Sequence[ShardWriter], shift: int, rows: range) -> Iterator[_Image | str]:
+    """Yields every image of `rows` in order, or why it cannot be read; row r has number r + shift."""
+    workers, size = len(os.sched_getaffinity(0)), _images_per_task(job.recipe)
+
+    def task(some: range) -> list[_Image | str]:
+        return [_make(job, writers, row, row + shift) for row in some]
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        waiting = collections.deque[concurrent.futures.Future[list[_Image | str]]]()
+        try:
+            for start in range(rows.start, rows.stop, size):
+                waiting.append(pool.submit(task, range(start, min(start + size, rows.stop))))
+                if len(waiting) == workers * _AHEAD:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _images_per_task(recipe: Recipe) -> int:
+    values = sum(int(view) ** 2 * recipe.channels for view in recipe.views if view != ORIGINAL)
+    return max(1, min(_TASK, _TASK_BYTES // max(values, 1)))
+
+
+def _make(job: _Job, writers: Sequence[ShardWriter], row: int, number: int) -> _Image | str:
+    """Returns the records of an image, or why it cannot be read."""
+    recipe, listing = job.recipe, job.reader.listing
+    try:
+        source = job.reader.read(row)
+        height, width, pixels = _opened(recipe, source)
+    except DataError as error:
+        return str(error)
+    data = source if isinstance(source, bytes) else f"{source.shape}".encode() + source.tobytes()
+    sha256, class_index = hashlib.sha256(data).digest(), int(listing.class_index[row])
+    header = {
+        "class_key": listing.classes[class_index][0],
+        "class_index": class_index,
+        "source": listing.source_id[row],
+        "height": height,
+        "width": width,
+    }
+    if recipe.name in ("train", "val"):
+        header["split"] = recipe.name
+    records: list[tuple[bytes, bytes | memoryview]] = []
+    for view, writer in zip(recipe.views, writers, strict=True):
+        whole = writer.header(number, header)
+        if view == ORIGINAL:
+            kept = {"format": images.format_of(data), "channels": recipe.channels}
+            records.append((record.pack_file({**whole, **kept}, data), sha256))
+        else:
+            image = _resized(recipe, int(view), pixels, whole["source"])
+            records.append((record.pack(whole, image), image.data))
+    return _Image(row, sha256, height, width, tuple(records))
+
+
+def _opened(recipe: Recipe, source: bytes | np.ndarray) -> tuple[int, int, np.ndarray]:
+    """Returns the height, the width and the pixels of an image; none where no view needs them.
+
+    Raises:
+        DataError: it cannot be decoded.
+    """
+    if isinstance(source, bytes) and recipe.views == (ORIGINAL,):
+        return *images.size_of(source, recipe.decoder), np.empty((0, 0, recipe.channels), np.uint8)
+    if isinstance(source, bytes):
+        pixels = images.decode(source, recipe.channels, recipe.decoder)
+    else:
+        pixels = images.with_channels(source, recipe.channels)
+    height, width, _ = pixels.shape
+    for view in recipe.views:
+        if view != ORIGINAL:
+            check_shape(height, width, int(view))
+    return height, width, pixels
+
+
+def _resized(recipe: Recipe, side: int, pixels: np.ndarray, source_id: str) -> np.ndarray:
+    if recipe.resize:
+        return FILTERS[recipe.resize](pixels, side)
+    if pixels.shape[:2] != (side, side):
+        raise DataError(
+            f"sets.{recipe.name}: {source_id} is {pixels.shape[1]} x {pixels.shape[0]} px; expected "
+            f"{side} x {side}; set sets.{recipe.name}.resolution, or a filter with sets.{recipe.name}.resize."
+        )
+    return np.ascontiguousarray(pixels)

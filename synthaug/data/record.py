@@ -3,10 +3,11 @@
     offset 0     4 bytes   b"SYN1"
     offset 4     4 bytes   n, length of the header, little-endian
     offset 8     n bytes   header, JSON in UTF-8 with sorted keys
-    offset 8+n   the rest  the image as PNG, grey or RGB
+    offset 8+n   the rest  the image as PNG, grey or RGB, or an untouched image file
 
 The header of every image has `class_key`, `class_index` and `index` (its number in the set); real images
-add `source`, their origin, generated ones `prompt` and `seed`.
+add `source`, their origin, generated ones `prompt` and `seed`. The header of an untouched file has `format`,
+"JPEG" for example, and `channels`, which the study sees in it; a record without `format` holds our PNG.
 """
 
 from __future__ import annotations
@@ -32,19 +33,46 @@ def pack(header: Mapping[str, Any], image: np.ndarray) -> bytes:
         header: JSON values; NaN is refused.
         image: u8[H,W,C], C = 1 or 3.
     """
+    return _start(header) + images.encode_png(image)
+
+
+def pack_file(header: Mapping[str, Any], data: bytes) -> bytes:
+    """Returns a record that holds an image file as it is, byte for byte.
+
+    Args:
+        header: JSON values, `format` and `channels` among them; NaN is refused.
+        data: content of the file.
+    """
+    if not {"format", "channels"} <= header.keys():
+        raise ValueError(f"pack_file: header keys {sorted(header)}; expected format and channels too.")
+    return _start(header) + data
+
+
+def _start(header: Mapping[str, Any]) -> bytes:
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     encoded = text.encode()
-    return _START.pack(_MAGIC, len(encoded)) + encoded + images.encode_png(image)
+    return _START.pack(_MAGIC, len(encoded)) + encoded
 
 
 def unpack(record: bytes) -> tuple[dict[str, Any], np.ndarray]:
-    """Returns the header and the image u8[H,W,C] of a record.
+    """Returns the header and the image u8[H,W,C] of a record; Pillow decodes an untouched file.
 
     Raises:
         DataError: the bytes are torn, altered, or no record.
     """
     header, start = _read_header(record)
+    if "format" in header:
+        return header, images.decode(record[start:], header["channels"], "pillow")
     return header, images.decode_png(record[start:])
+
+
+def unpack_encoded(record: bytes) -> bytes:
+    """Returns the image of a record as it is stored: our PNG, or the untouched file.
+
+    Raises:
+        DataError: the bytes are torn, altered, or no record.
+    """
+    return record[_read_header(record)[1] :]
 
 
 def unpack_header(record: bytes) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import grain
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from synthaug.errors import ConfigError, DataError
 
 # purposes of random numbers: parts of Philox's counter, so that no two streams overlap
-_ORDER, _SHIFT = 1, 2
+ORDER, SHIFT, ORDER_GENERATED, PLACE, FLIP, CROP, COLOUR, RAND_AUGMENT = range(1, 9)
 
 
 class Order:
@@ -21,27 +21,51 @@ class Order:
     Every epoch is a new permutation, and batches run on over the end of an epoch, so that every image is
     seen once per epoch whatever the batch size. grain's own `shuffle` gives the same guarantees but
     costs 20 us per image (a batch of 128: 3 ms), and its epoch e with seed s equals epoch e + 1 with s - 1.
+
+    With repeated augmentation (Hoffer et al. 2020; DeiT) an epoch still has N rows, but they are the first
+    ceil(N / repeats) images of the permutation, each `repeats` times in a row (the last one maybe fewer).
     """
 
-    def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, num_images: int, batch_size: int, seed: int, *, repeats: int = 1, purpose: int = ORDER
+    ) -> None:
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
-        self._permutation = functools.lru_cache(maxsize=2)(self._draw)  # a batch may lie in two epochs
+        self.repeats, self.purpose = repeats, purpose
+        self._epochs: dict[int, np.ndarray] = {}  # not lru_cache: worker processes get a pickled copy
 
     def __len__(self) -> int:
         return sys.maxsize  # the last epoch never comes
 
     def __getitem__(self, step: int) -> np.ndarray:
-        epoch, offset = divmod(step * self.batch_size, self.num_images)
-        parts, missing = [], self.batch_size
+        return self.rows(step * self.batch_size, self.batch_size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_epochs": {}}
+
+    def rows(self, start: int, count: int) -> np.ndarray:
+        """Returns the image numbers i64[count] of the rows from `start` on, counted over all epochs."""
+        epoch, offset = divmod(start, self.num_images)
+        parts, missing = [np.empty(0, np.int64)], count
         while missing:
-            parts.append(self._permutation(epoch)[offset : offset + missing])
-            missing -= len(parts[-1])
+            last = min(offset + missing, self.num_images)
+            permutation = self._permutation(epoch)
+            if self.repeats == 1:
+                parts.append(permutation[offset:last])
+            else:
+                parts.append(permutation[np.arange(offset, last) // self.repeats])
+            missing -= last - offset
             epoch, offset = epoch + 1, 0
         return np.concatenate(parts)
 
-    def _draw(self, epoch: int) -> np.ndarray:
-        # sorting Philox's raw numbers, unlike Generator.permutation, is the same in every numpy
-        return np.argsort(_random_raw(self.seed, _ORDER, epoch, self.num_images), kind="stable")
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if epoch not in self._epochs:
+            # sorting Philox's raw numbers, unlike Generator.permutation, is the same in every numpy
+            raw = random_raw(self.seed, self.purpose, epoch, self.num_images)
+            order = np.argsort(raw, kind="stable")
+            # a batch may lie in two epochs; replaced as a whole: threads may be reading
+            self._epochs = {**dict(list(self._epochs.items())[-1:]), epoch: order}
+            return order
+        return self._epochs[epoch]
 
 
 class Stream:
@@ -113,7 +137,7 @@ class Stream:
         batch = {name: array[index] for name, array in self.arrays.items()}
         if self.max_shift:
             # drawn for the global batch: an image's shift does not depend on the number of processes
-            raw = _random_raw(self.seed, _SHIFT, step, 2 * self.batch_size).reshape(-1, 2)[self._rows]
+            raw = random_raw(self.seed, SHIFT, step, 2 * self.batch_size).reshape(-1, 2)[self._rows]
             shifts = (raw % (2 * self.max_shift + 1)).astype(np.int64) - self.max_shift
             batch["image"] = translate(batch["image"], shifts)
         return {**batch, "index": index}
@@ -132,6 +156,12 @@ def translate(images: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     return images[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def _random_raw(seed: int, purpose: int, number: int, count: int) -> np.ndarray:
-    """Returns u64[count], a function of its arguments alone."""
+def random_raw(seed: int, purpose: int, number: int, count: int) -> np.ndarray:
+    """Returns u64[count], a function of its arguments alone; `purpose` separates streams of one seed."""
     return np.random.Philox(key=seed, counter=[0, 0, number, purpose]).random_raw(count)
+
+
+def random_uniform(seed: int, purpose: int, number: int, rows: int, count: int) -> np.ndarray:
+    """Returns f64[rows,count] in [0, 1), a function of its arguments alone."""
+    raw = random_raw(seed, purpose, number, rows * count).reshape(rows, count)
+    return (raw >> np.uint64(11)) * 2.0**-53
