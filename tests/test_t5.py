@@ -18,7 +18,7 @@ from synthaug.checks.text import t5_problems
 from synthaug.commit import sha256_file
 from synthaug.errors import ConfigError, DataError, RunError
 from synthaug.models.t5 import T5Config, build_t5, relative_buckets
-from synthaug.stages.embed import PromptBank, encode
+from synthaug.stages.embed import PromptBank, encode, read_as
 from synthaug.weights import rules as maps
 from synthaug.weights import t5, write_t5
 from synthaug.weights.tensors import open_tensors, write_tensors
@@ -260,7 +260,8 @@ def test_prompts_are_cleaned_encoded_and_counted(folder: pathlib.Path, encoder: 
     names = ["Zero", "kite (bird of prey)", "eastern hog-nosed snake", *tiny_t5.NAMES[-9:], "x y", "one two"]
     encoded = encode(settings, [*names, ""], quietly)
     assert encoded.text.shape == (len(names) + 1, 12, CONFIG.d_model) and encoded.text.dtype == np.float32
-    assert encoded.read[:2] == ("zero", "kite bird of prey") and encoded.read[-1] == ""
+    read = read_as(settings, [*names, ""])
+    assert read[:2] == ["zero", "kite bird of prey"] and read[-1] == ""
     ids = np.zeros((1, 12), np.int32)
     ids[0, 0] = 1
     null = np.asarray(encoder(ids, (ids == 1).astype(np.int32)))[0]
@@ -273,8 +274,9 @@ def test_prompts_are_cleaned_encoded_and_counted(folder: pathlib.Path, encoder: 
     # An embedding depends on its prompt alone, not on what else is in the bank.
     alone = encode(settings, [names[1]], quietly)
     np.testing.assert_array_equal(alone.text[0], encoded.text[1])
-    raw = encode(dataclasses.replace(settings, clean=False), [names[1]], quietly)
-    assert raw.read == ("kite (bird of prey)",) and (raw.text != alone.text).any()
+    unclean = dataclasses.replace(settings, clean=False)
+    raw = encode(unclean, [names[1]], quietly)
+    assert read_as(unclean, [names[1]]) == ["kite (bird of prey)"] and (raw.text != alone.text).any()
 
 
 def test_null_text_is_zeros_or_the_encoded_empty_prompt() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from synthaug.errors import ConfigError, DataError
 from synthaug.experiment import TextEncoder, UNet
 from synthaug.models.text import embed_prompts
 from synthaug.models.tokenizer import Tokenizer, find_tokenizer, prepare_prompt
-from synthaug.prompts import build_prompts, lint_prompts
+from synthaug.prompts import Bank, build_prompts, shared_prompts
 from synthaug.rundir import RunDir
 from synthaug.stages import sets
 from synthaug.stages.arrays import read_arrays, write_arrays
@@ -67,18 +67,21 @@ class Encoded:
 
     text: np.ndarray  # f32[P,L,D]
     mask: np.ndarray  # bool[P,L], False where a prompt is padded
-    read: tuple[str, ...]  # what was encoded for each prompt: T5's clean-up changes it
     warnings: tuple[str, ...]
     encoder: dict[str, str]  # SHA-256 of each file of the encoder, by name
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Writes the prompt bank."""
+    """Writes the prompt bank; every later stage takes the prompts from its result."""
     table = sets.class_table(job.run)
-    prompts = build_prompts(job.experiment.prompts, table)
+    settings = job.experiment.prompts
+    bank = build_prompts(settings, table)
+    prompts = bank.prompts
     per_class = [prompts[entry.key] for entry in table.entries]
     flat = [prompt for names in per_class for prompt in names]
     count = np.array([len(names) for names in per_class], np.int32)
+    read = dict(zip(flat, read_as(job.experiment.text_encoder, flat), strict=True))
+    warnings = check_prompts(bank, read, settings.allow_duplicates)
 
     def progress(done: int, total: int) -> None:
         job.progress(done, total, "prompts")
@@ -87,9 +90,6 @@ def run(job: Job) -> dict[str, Any]:
     with job.clock.measure("step"):
         # The last row is the empty prompt's.
         encoded = encode(job.experiment.text_encoder, [*flat, ""], progress)
-    read = dict(zip(flat, encoded.read[:-1], strict=False))
-    # Linted as the encoder reads them: it may not tell two classes apart that differ in brackets alone.
-    warnings = lint_prompts({key: [read[p] for p in texts] for key, texts in prompts.items()})
     warnings += encoded.warnings
     for warning in warnings:
         job.say(warning)
@@ -103,14 +103,53 @@ def run(job: Job) -> dict[str, Any]:
         "null_text": np.asarray(encoded.text[-1], np.float32),
         "null_mask": np.asarray(encoded.mask[-1], bool),
     }
+    names_file = settings.names_file
     return {
         "prompts": prompts,
+        "names_file": {names_file: commit.sha256_file(pathlib.Path(names_file))} if names_file else {},
         "changed": {prompt: text for prompt, text in read.items() if prompt != text},
         "warnings": warnings,
         "encoder": encoded.encoder,
         "sha256": write_arrays(bank_file(job.run), arrays),
         "shape": list(arrays["text"].shape),
     }
+
+
+def check_prompts(bank: Bank, read: Mapping[str, str], allow_duplicates: bool) -> list[str]:
+    """Returns the warnings of a prompt bank, before anything is encoded.
+
+    Args:
+        bank: the prompts.
+        read: {prompt: what the encoder reads}.
+        allow_duplicates: classes may share a prompt.
+
+    Raises:
+        ConfigError: a class has no usable prompt, or shares one and may not.
+    """
+    problems, warnings = list(bank.problems), list(bank.warnings)
+    problems += [
+        f"prompts: class {key}: nothing is left of {text[:60]!r} after the encoder's clean-up; set "
+        f"prompts.names.{key}=..., or text_encoder.clean=false."
+        for key, texts in bank.prompts.items()
+        for text in texts
+        if text.strip() and not read[text].strip()
+    ]
+    shared = shared_prompts(bank.prompts, bank.others, read)
+    if allow_duplicates:
+        warnings += shared
+    else:
+        problems += shared
+    if problems:
+        more = f" And {len(problems) - 1} more: {' '.join(problems[1:4])}" if len(problems) > 1 else ""
+        raise ConfigError(f"{problems[0]}{more}")
+    return warnings
+
+
+def read_as(settings: TextEncoder, prompts: list[str]) -> list[str]:
+    """Returns the text that the encoder of the settings encodes for each prompt."""
+    if settings.kind == "t5":
+        return [prepare_prompt(prompt, settings.clean) for prompt in prompts]
+    return list(prompts)
 
 
 def encode(settings: TextEncoder, prompts: list[str], progress: Progress) -> Encoded:
@@ -128,7 +167,7 @@ def encode(settings: TextEncoder, prompts: list[str], progress: Progress) -> Enc
     if settings.kind == "t5":
         return _encode_t5(settings, prompts, progress)
     text, mask = embed_prompts(settings, prompts)
-    return Encoded(text, mask, tuple(prompts), (), {})
+    return Encoded(text, mask, (), {})
 
 
 def _encode_t5(settings: TextEncoder, prompts: list[str], progress: Progress) -> Encoded:
@@ -137,7 +176,7 @@ def _encode_t5(settings: TextEncoder, prompts: list[str], progress: Progress) ->
         raise ConfigError(problems[0])
     files = weight_files(folder)
     tokenizer = Tokenizer(find_tokenizer(files[0].parent))
-    read = [prepare_prompt(prompt, settings.clean) for prompt in prompts]
+    read = read_as(settings, prompts)
     ids, mask, lengths = tokenizer.encode(read, settings.max_length)
     warnings = tuple(
         f"prompts: {prompt[:60]!r} has {length} tokens, of which {settings.max_length} are encoded; "
@@ -168,7 +207,7 @@ def _encode_t5(settings: TextEncoder, prompts: list[str], progress: Progress) ->
             f"{folder}: T5 gives numbers that are not finite; the files are damaged, or were written as fp16 "
             "from weights that need bf16 or fp32: fetch those."
         )
-    return Encoded(text, mask, tuple(read), warnings, hashes)
+    return Encoded(text, mask, warnings, hashes)
 
 
 def bank_file(run: RunDir) -> pathlib.Path:
