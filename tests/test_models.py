@@ -206,7 +206,7 @@ def test_parameter_counts():
             "vit": classifier(VIT),
         }.items()
     }
-    assert counts == {"base": 59_156, "enlarger": 60_644, "resnet": 1_364, "vit": 1_852}
+    assert counts == {"base": 59_156, "enlarger": 60_644, "resnet": 1_364, "vit": 1_900}
 
 
 # Dropout.
@@ -263,7 +263,9 @@ def test_every_classifier_parameter_receives_gradient(settings):
         return (logits * normal(5, 64, K)).sum(), stats
 
     gradient, stats = quick_jit(jax.grad(product, has_aux=True))(weights["params"])
-    assert names_without_gradient(gradient) == []
+    # What is added to all keys of a head alike cancels in the softmax; published transformers have it.
+    without = [name for name in names_without_gradient(gradient) if "['qkv']['bias']" not in name]
+    assert without == []
     assert jax.tree.structure(stats) == jax.tree.structure(weights["stats"])
 
 

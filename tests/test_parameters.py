@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from synthaug import experiment
+from synthaug.experiment import ARCHITECTURES
 from synthaug.models import t5
+from synthaug.models.classifier import build_classifier
 from synthaug.models.functional import abstract, count_parameters
 from synthaug.models.unet import build_unet
 
@@ -163,6 +165,42 @@ def test_t5_encoder(name: str) -> None:
         vocab_size=32128, d_model=width, d_kv=64, d_ff=inner, num_layers=layers, num_heads=heads
     )
     assert count_parameters(abstract(t5.build_t5(config))["params"]) == published
+
+
+# The counts of timm's networks: of resnet50 to resnet152, resnetrs50 to resnetrs152, vit_small_patch16_224,
+# deit_small_patch16_224, deit_base_patch16_224 and _384, and vit_large_patch16_224.
+CLASSIFIERS = {
+    ("resnet50", 224): 25_557_032,
+    ("resnet101", 224): 44_549_160,
+    ("resnet152", 224): 60_192_808,
+    ("resnetrs50", 160): 35_691_912,
+    ("resnetrs101", 160): 63_618_696,
+    ("resnetrs101", 192): 63_618_696,
+    ("resnetrs152", 224): 86_621_576,
+    ("vit_s16", 224): 22_050_664,
+    ("deit_s16", 224): 22_050_664,
+    ("deit_b16", 224): 86_567_656,
+    ("deit_b16", 384): 86_859_496,
+    ("deit_l16", 224): 304_326_632,
+}
+
+
+@pytest.mark.parametrize(("kind", "size"), CLASSIFIERS)
+def test_classifier(kind: str, size: int) -> None:
+    model = build_classifier(experiment.Classifier(kind=kind), resolution=size, channels=3, num_classes=1000)
+    assert count_parameters(abstract(model)["params"]) == CLASSIFIERS[kind, size]
+
+
+def test_the_table_of_sizes_has_every_classifier() -> None:
+    stated = {kind: shape.parameters for kind, shape in ARCHITECTURES.items()}
+    assert stated == {kind: CLASSIFIERS[kind, shape.size] for kind, shape in ARCHITECTURES.items()}
+
+
+def test_the_papers_vit_has_fewer_parameters_than_the_one_with_a_token() -> None:
+    # Neither a class token nor learned positions: 384 and 197 * 384 fewer.
+    settings = experiment.Classifier(kind="vit_s16", pool="mean", positions="sincos")
+    model = build_classifier(settings, resolution=224, channels=3, num_classes=1000)
+    assert count_parameters(abstract(model)["params"]) == 22_050_664 - 198 * 384
 
 
 def test_the_efficient_unet_has_most_parameters_at_the_lowest_resolution() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flax import nnx
 
 from synthaug import experiment
+from synthaug.models.bottleneck import BottleneckResNet
 from synthaug.models.functional import Model, functional
 from synthaug.models.resnet import ResNet
 from synthaug.models.vit import ViT
@@ -17,14 +18,18 @@ def build_classifier(
 
     Args:
         settings: its architecture.
-        resolution: H = W of the images, px.
+        resolution: H = W of the images in training, px; other sizes may be evaluated.
         channels: C of the images.
         num_classes: K.
     """
+    architecture = settings.architecture
+    family = architecture.family if architecture else settings.kind
 
     def make(rngs: nnx.Rngs) -> nnx.Module:
-        if settings.kind == "resnet":
+        if family == "resnet":
             return ResNet(settings, channels=channels, num_classes=num_classes, rngs=rngs)
-        return ViT(settings, resolution=resolution, channels=channels, num_classes=num_classes, rngs=rngs)
+        if family == "vit":
+            return ViT(settings, resolution=resolution, channels=channels, num_classes=num_classes, rngs=rngs)
+        return BottleneckResNet(settings, channels=channels, num_classes=num_classes, rngs=rngs)
 
     return functional(make)

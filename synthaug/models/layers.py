@@ -221,7 +221,8 @@ def _mean(x: jax.Array, kept: jax.Array | None) -> jax.Array:
 class LayerNorm(nnx.Module):
     """Layer normalisation over the last axis in f32 (Ba et al. 2016), epsilon 1e-5 as in torch."""
 
-    def __init__(self, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, *, epsilon: float = 1e-5, rngs: nnx.Rngs):
+        self.epsilon = epsilon
         self.scale = nnx.Param(jnp.ones(width))
         self.bias = nnx.Param(jnp.zeros(width))
 
@@ -229,7 +230,7 @@ class LayerNorm(nnx.Module):
         """Returns f32[...,D] of f32[...,D], in the precision of x."""
         wide = x.astype(jnp.float32)
         centred = wide - wide.mean(axis=-1, keepdims=True)
-        gain = jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + 1e-5)
+        gain = jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + self.epsilon)
         scale, bias = (_along_last(p[...], x.ndim) for p in (self.scale, self.bias))
         return (centred * gain * scale + bias).astype(x.dtype)
 

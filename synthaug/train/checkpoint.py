@@ -175,13 +175,14 @@ def load_weights(step_dir: pathlib.Path, *, average: bool = True) -> tuple[Weigh
     record = _whole(step_dir, lambda: digest.read_checked(step_dir))
     paths = [path for path, _ in record["leaves"]]
     source = "ema" if average and any(path[0] == "ema" for path in paths) else "params"
-    wanted = {leaves.name(path): path for path in paths if path[0] in (source, "stats")}
+    stats = "ema_stats" if average and any(path[0] == "ema_stats" for path in paths) else "stats"
+    wanted = {leaves.name(path): path for path in paths if path[0] in (source, stats)}
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         args = ocp.args.PyTreeRestore(dict.fromkeys(wanted, 0), restore_args=as_numpy, partial_restore=True)
         flat = reader.restore(step_dir.absolute() / STATE, args=args)
     tree = leaves.nest([(path, flat[name]) for name, path in wanted.items()])
-    return {"params": tree.get(source, {}), "stats": tree.get("stats", {})}, record
+    return {"params": tree.get(source, {}), "stats": tree.get(stats, {})}, record
 
 
 def _whole(folder: pathlib.Path, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -22,9 +22,16 @@ def rate(step: jax.Array, decay: float) -> jax.Array:
 
 
 def average(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:
-    """Returns the average after one more update, rate * ema + (1 - rate) * params, leaf by leaf."""
+    """Returns the average after one more update, rate * ema + (1 - rate) * params, leaf by leaf.
+
+    Integers are counters: they are taken as they are.
+    """
     share = 1.0 - rate(step, decay)
-    return jax.tree.map(lambda e, p: e + share.astype(e.dtype) * (p - e), ema, params)
+
+    def mean(e: jax.Array, p: jax.Array) -> jax.Array:
+        return e + share.astype(e.dtype) * (p - e) if jnp.issubdtype(e.dtype, jnp.floating) else p
+
+    return jax.tree.map(mean, ema, params)
 
 
 def power_average(profile: Any, params: Any, step: jax.Array, gamma: float) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -15,27 +16,35 @@ from synthaug.experiment import Optimizer
 def learning_rate(settings: Optimizer, num_steps: int) -> optax.Schedule:
     """Returns the function from completed updates i32[] to the learning rate f32[] of the next one.
 
-    It rises linearly from 0 over `warmup_steps` updates, then stays or falls as a half cosine to 0 at
-    `num_steps`.
+    It rises linearly from `warmup_rate` over the warm-up, then stays, falls as a half cosine to `final_rate`
+    at `num_steps`, or falls to a tenth at each milestone, a share of all steps that counts the warm-up.
 
     Raises:
         ConfigError: the warm-up leaves no step for the cosine.
     """
-    peak, warmup = settings.learning_rate, settings.warmup_steps
-    cosine = settings.schedule == "cosine"
-    if cosine and warmup >= num_steps:
+    peak, warmup = settings.learning_rate, settings.num_warmup_steps(num_steps)
+    if settings.schedule == "cosine" and warmup >= num_steps:
         raise ConfigError(
             f"optimizer.warmup_steps = {warmup} leaves none of the {num_steps} steps for the cosine; "
             "lower it, or use schedule = constant."
         )
+    falls = [round(share * num_steps) for share in settings.milestones]
+
+    def after(done: jax.Array) -> jax.Array:
+        if settings.schedule == "step":
+            return peak * math.prod(jnp.where(done >= fall, 0.1, 1.0) for fall in falls)
+        if settings.schedule == "constant":
+            return jnp.float32(peak)
+        share = jnp.clip((done - warmup) / (num_steps - warmup), 0.0, 1.0)
+        half = 0.5 * (1.0 + jnp.cos(jnp.pi * share))
+        return settings.final_rate + (peak - settings.final_rate) * half
 
     def rate(completed: jax.typing.ArrayLike) -> jax.Array:
         done = jnp.asarray(completed, jnp.float32)
-        rise = jnp.minimum(1.0, done / warmup) if warmup else jnp.float32(1.0)
-        if not cosine:
-            return peak * rise
-        share = jnp.clip((done - warmup) / (num_steps - warmup), 0.0, 1.0)
-        return peak * rise * 0.5 * (1.0 + jnp.cos(jnp.pi * share))
+        if not warmup:
+            return after(done)
+        start = settings.warmup_rate
+        return jnp.where(done < warmup, start + (peak - start) * done / warmup, after(done))
 
     return rate
 
@@ -44,11 +53,14 @@ def build_optimizer(settings: Optimizer, num_steps: int) -> optax.GradientTransf
     """Returns the update rule: clipping by global norm, then the rule with its schedule.
 
     adafactor has optax's defaults, Imagen's choice for the base model; adam has b1 = 0.9, b2 = 0.999,
-    eps = 1e-8, its choice for super-resolution. Decay touches kernels only (two axes or more), never
-    biases and norm scales. Without steps there is nothing to keep: weights are used as they are.
+    eps = 1e-8, its choice for super-resolution. adamw's decay is multiplied by the learning rate, as in
+    torch; big_vision's is not. sgd has Nesterov's momentum, and its decay is part of the gradient, as a loss
+    of weight_decay / 2 * |kernel|^2 would have it (Cloud TPU). Decay touches kernels only, never biases,
+    scales of norms, class tokens and positions. Without steps there is nothing to keep: weights are used as
+    they are.
 
     Raises:
-        ConfigError: a weight decay with a rule that has none.
+        ConfigError: a weight decay, or a moment in bf16, with a rule that has none.
     """
     if not num_steps:
         return optax.identity()
@@ -58,19 +70,25 @@ def build_optimizer(settings: Optimizer, num_steps: int) -> optax.GradientTransf
             f"optimizer.weight_decay = {settings.weight_decay:g} has no meaning with kind = {settings.kind}; "
             "use kind = adamw or sgd, or set it to 0."
         )
+    if settings.bf16_moment and settings.kind not in ("adam", "adamw"):
+        raise ConfigError(
+            f"optimizer.bf16_moment has no meaning with kind = {settings.kind}; use adam or adamw, or set "
+            "it to false."
+        )
     clip = [optax.clip_by_global_norm(settings.grad_clip)] if settings.grad_clip else []
     return _promoting(optax.chain(*clip, *_rule(settings, rate)))
 
 
 def _rule(settings: Optimizer, rate: optax.Schedule) -> list[optax.GradientTransformation]:
     decay = settings.weight_decay
+    adam = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "mu_dtype": jnp.bfloat16 if settings.bf16_moment else None}
     if settings.kind == "adafactor":
         return [optax.adafactor(rate)]
     if settings.kind == "adam":
-        return [optax.adam(rate, b1=0.9, b2=0.999, eps=1e-8)]
+        return [optax.adam(rate, **adam)]
     if settings.kind == "adamw":
-        return [optax.adamw(rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=decay, mask=_kernels)]
-    l2 = [optax.add_decayed_weights(decay, mask=_kernels)] if decay else []
+        return [optax.adamw(rate, **adam, weight_decay=decay, mask=decays)]
+    l2 = [optax.add_decayed_weights(decay, mask=decays)] if decay else []
     return [*l2, optax.sgd(rate, momentum=settings.momentum, nesterov=True)]
 
 
@@ -84,6 +102,10 @@ def _promoting(tx: optax.GradientTransformation) -> optax.GradientTransformation
     return optax.GradientTransformation(tx.init, update)
 
 
-def _kernels(params: Any) -> Any:
-    """Returns True for the leaves that decay."""
-    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
+def decays(params: Any) -> Any:
+    """Returns True for the leaves that decay: those of two axes or more, except learned positions."""
+
+    def decay(path: tuple[Any, ...], leaf: Any) -> bool:
+        return leaf.ndim >= 2 and jax.tree_util.keystr(path[-1:], simple=True) != "positions"
+
+    return jax.tree_util.tree_map_with_path(decay, params)

@@ -1,9 +1,11 @@
 """The training state, a plain dict, and the update that maps it to the next one.
 
-    {"step": i32[], "params": ..., "ema": ..., "profiles": ..., "opt": ..., "stats": ...}
+    {"step": i32[], "params": ..., "ema": ..., "ema_stats": ..., "profiles": ..., "opt": ..., "stats": ...}
 
 `step` counts completed updates. `params`, `ema` and `stats` are nested dicts of arrays, `opt` is optax's.
-Without averaging `ema` is {}. `profiles` are the averages of post-hoc EMA, {length: like params}, often {}.
+`ema_stats` are the averaged running moments of batch norms, as in the recipe of ResNet-RS: the last moments
+are not those of averaged weights. Without averaging both are {}. `profiles` are the averages of post-hoc EMA,
+{length: like params}, often {}.
 """
 
 from __future__ import annotations
@@ -35,13 +37,14 @@ def create(
     Args:
         weights: {"params", "stats"}, nested dicts of arrays.
         tx: the update rule.
-        with_ema: whether the weights are averaged; the same as `ema_decay > 0` in `make_update`.
+        with_ema: whether weights and statistics are averaged; the same as `ema_decay > 0` in `make_update`.
         profiles: names of the averages for post-hoc EMA, the same as in `make_update`.
     """
     return {
         "step": jnp.zeros((), jnp.int32),
         "params": _copy(weights["params"]),
         "ema": _copy(weights["params"]) if with_ema else {},
+        "ema_stats": _copy(weights["stats"]) if with_ema else {},
         "profiles": {name: _copy(weights["params"]) for name in profiles},
         "opt": tx.init(weights["params"]),
         "stats": _copy(weights["stats"]),
@@ -71,7 +74,10 @@ def make_update(
         (loss, (metrics, stats)), grads = gradient(state["params"], state["stats"], batch, key)
         updates, opt = tx.update(grads, state["opt"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        averages = ema.average(state["ema"], params, state["step"], ema_decay) if ema_decay else state["ema"]
+        averages, moments = state["ema"], state["ema_stats"]
+        if ema_decay:
+            averages = ema.average(averages, params, state["step"], ema_decay)
+            moments = ema.average(moments, stats, state["step"], ema_decay)
         powers = {
             name: ema.power_average(state["profiles"][name], params, state["step"], gamma)
             for name, gamma in profiles.items()
@@ -80,6 +86,7 @@ def make_update(
             "step": state["step"] + 1,
             "params": params,
             "ema": averages,
+            "ema_stats": moments,
             "profiles": powers,
             "opt": opt,
             "stats": stats,
@@ -91,7 +98,7 @@ def make_update(
 
 def averaged(state: State) -> Weights:
     """Returns {"params", "stats"} to sample or evaluate with: the averaged weights where there are any."""
-    return {"params": state["ema"] or state["params"], "stats": state["stats"]}
+    return {"params": state["ema"] or state["params"], "stats": state["ema_stats"] or state["stats"]}
 
 
 def _copy(tree: Any) -> Any:

@@ -81,3 +81,59 @@ def _error(tensors: Tensors, name: str, found: str, number: int, total: int, cau
 
 def _text(shape: tuple[int, ...]) -> str:
     return "[" + ", ".join(map(str, shape)) + "]"
+
+
+def check_classifier(
+    model: str,
+    tensors: Tensors,
+    wanted: dict[str, dict[str, tuple[int, ...]]],
+    shapes: dict[str, tuple[int, ...]],
+) -> None:
+    """Raises unless a file holds exactly the tensors of a classifier.
+
+    Args:
+        model: its name.
+        tensors: the file.
+        wanted: {name of a classifier: {name of a tensor: shape}}, for all that there are.
+        shapes: those of the file's tensors that count.
+
+    Raises:
+        DataError: names the first tensor that is missing, of another shape, or left over, and the cause.
+    """
+    mine = wanted[model]
+    missing = [name for name in mine if name not in shapes]
+    misshapen = [name for name in mine if name in shapes and shapes[name] != tuple(mine[name])]
+    extra = sorted(shapes.keys() - mine.keys())
+    if not (missing or misshapen or extra):
+        return
+    others = [other for other, tensors in wanted.items() if tensors == shapes]
+    cause = _classifier_cause(model, others, missing, extra)
+    if missing:
+        name, found = missing[0], f"is missing, expected shape {_text(mine[missing[0]])}"
+    elif misshapen:
+        name, found = (
+            misshapen[0],
+            f"has shape {_text(shapes[misshapen[0]])}, expected {_text(mine[misshapen[0]])}",
+        )
+    else:
+        name, found = extra[0], f"of shape {_text(shapes[extra[0]])} is left over"
+    raise _error(tensors, name, found, len(missing or misshapen or extra), len(mine), cause)
+
+
+def _classifier_cause(model: str, others: list[str], missing: list[str], extra: list[str]) -> str:
+    if others:
+        return f"the file holds {' or '.join(others)} and not {model}: open it under that name"
+    for prefix in (*_PREFIXES, "backbone."):
+        if any(name.removeprefix(prefix) in missing for name in extra if name.startswith(prefix)):
+            return f"every name begins with {prefix!r}, as in a trainer's wrapper: remove this beginning"
+    if any(name.startswith(("head_dist.", "dist_token")) for name in extra):
+        return (
+            "it is a distilled DeiT with two heads, which is not supported: take the one without distillation"
+        )
+    if missing and all(name.startswith(("fc.", "head.")) for name in missing):
+        return "the file has no head (num_classes = 0): take the whole model's file"
+    if not extra and not missing:
+        return f"the file is no {model} of timm's: take the file of that model"
+    if not extra:
+        return "the file is one of several shards, or incomplete: fetch it again"
+    return f"the file is of another network than timm's {model}: name the model that it holds"
