@@ -52,6 +52,40 @@ def accuracy(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Accuracy:
     return Accuracy(float((rank == 0).mean()), top5, per_class, n)
 
 
+def real_accuracy(logits: npt.ArrayLike, labels: Sequence[Sequence[int]]) -> tuple[float, int]:
+    """Returns (top-1, images counted) where an image may have several right labels (Beyer et al. 2020).
+
+    A prediction is right if it is among the labels of its image; images without labels are not counted.
+
+    Args:
+        logits: f[N,K]; among equal ones the lowest class is the prediction.
+        labels: the right classes of each image.
+
+    Raises:
+        DataError: NaN or inf, other numbers of images, a label that is no class, or no image with labels.
+
+    Example:
+        >>> real_accuracy([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]], [[0, 1], [0], []])
+        (0.5, 2)
+    """
+    rows = check_rows(logits, "logits")
+    if len(labels) != len(rows):
+        raise DataError(f"labels: found {len(labels)} lists for {len(rows)} images; give one list per image.")
+    flat = np.array([label for own in labels for label in own], np.int64)
+    wrong = flat[(flat < 0) | (flat >= rows.shape[1])]
+    if len(wrong):
+        raise DataError(
+            f"labels: found {wrong[0]}; expected 0 to {rows.shape[1] - 1}; check the class order."
+        )
+    right = np.zeros(rows.shape, bool)
+    right[np.repeat(np.arange(len(rows)), [len(own) for own in labels]), flat] = True
+    counted = right.any(axis=1)
+    if not counted.any():
+        raise DataError("labels: no image has a label; accuracy needs at least 1; is it the right file?")
+    hits = right[np.arange(len(rows)), rows.argmax(axis=1)]
+    return float(hits[counted].mean()), int(counted.sum())
+
+
 def _check_labels(labels: npt.NDArray, logits: npt.NDArray) -> None:
     n, num_classes = logits.shape
     if not n:

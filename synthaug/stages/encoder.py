@@ -17,13 +17,16 @@ import numpy as np
 
 from synthaug import experiment, parallel
 from synthaug.data.images import to_float, to_u8
+from synthaug.data.loader import Piece
 from synthaug.diffusion.cascade import enlarge
+from synthaug.experiment import prepared_resolutions
 from synthaug.metrics.accuracy import accuracy
 from synthaug.models.functional import Weights, hash_weights
 from synthaug.rundir import RunDir
-from synthaug.stages import classifiers, sets
+from synthaug.stages import classifiers
 from synthaug.stages.arrays import read_arrays, write_arrays
 from synthaug.stages.job import Job
+from synthaug.stages.pieces import Images, in_blocks, real_images
 from synthaug.train.checkpoint import load_weights
 
 
@@ -38,10 +41,14 @@ class Encoder:
     resolution: int
     num_classes: int
 
-    def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (features f32[N,D], logits f32[N,K]) of u8[N,h,w,C], enlarged as `resize` says."""
-        images = enlarge_u8(images, self.resolution)
-        logits, features = classifiers.predict(self.settings, self.weights, images, self.num_classes)
+    def encode(self, images: Images, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (features f32[N,D], logits f32[N,K]) of u8[N,h,w,C], enlarged as `resize` says.
+
+        Of a set larger than `count` only the first images are looked at.
+        """
+        blocks = in_blocks(images, classifiers.EVAL_BATCH, count)
+        batches = (enlarge_u8(block, self.resolution) for block in blocks)
+        logits, features = classifiers.predict(self.settings, self.weights, batches, self.num_classes)
         return features, logits
 
     def resize(self, resolution: int) -> str:
@@ -52,16 +59,14 @@ class Encoder:
 def run(job: Job) -> dict[str, Any]:
     """Trains the encoder and writes the features of the real sets."""
     settings = job.experiment.score.encoder
-    resolutions = sorted(m.resolution for m in job.experiment.cascade.values())
+    resolutions = prepared_resolutions(job.experiment)
     top = resolutions[-1]
-    train_sets = [sets.load_real(job.run, "train", r) for r in resolutions]
-    images = np.concatenate([enlarge_u8(images, top) for images, _ in train_sets])
     trained = classifiers.train_classifier(
         job,
         settings,
-        (images, np.concatenate([labels for _, labels in train_sets])),
-        sets.load_real(job.run, "val", top),
-        steps=classifiers.num_steps(settings, job.experiment.classify.budget, len(images)),
+        _train_set(job, resolutions),
+        real_images(job, "val", top),
+        budget=job.experiment.classify.budget,
         seed=job.experiment.seed,
         role="encoder",
     )
@@ -70,7 +75,7 @@ def run(job: Job) -> dict[str, Any]:
     hashes, top1 = {}, {}
     for split in ("train", "val"):
         for resolution in resolutions:
-            images, labels = sets.load_real(job.run, split, resolution)
+            images, labels = real_images(job, split, resolution)
             features, logits = encoder.encode(images)
             if split == "val":
                 top1[str(resolution)] = accuracy(logits, labels).top1
@@ -85,6 +90,19 @@ def run(job: Job) -> dict[str, Any]:
         "top1": top1,
         "features": hashes,
     }
+
+
+def _train_set(job: Job, resolutions: list[int]) -> list[Piece]:
+    """Returns the train split at every resolution, enlarged to the highest."""
+    pieces = []
+    for side in reversed(resolutions):
+        images, labels = real_images(job, "train", side)
+        if isinstance(images, np.ndarray):
+            pieces.append(Piece(enlarge_u8(images, resolutions[-1]), labels))
+        elif side == resolutions[-1]:
+            job.say(f"the train split is read from the disk: the encoder learns from its {side} px alone.")
+            return [Piece(images, labels)]
+    return pieces[::-1]
 
 
 def enlarge_u8(images: np.ndarray, resolution: int) -> np.ndarray:

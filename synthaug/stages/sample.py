@@ -13,7 +13,6 @@ from synthaug.data.shards import open_shard, write_shard
 from synthaug.experiment import cascade_order
 from synthaug.launch.plan import num_sample_shards
 from synthaug.manifest import ImagePlan, Shard, number_within_class, plan_images, write_plan
-from synthaug.prompts import build_prompts
 from synthaug.stages import sets
 from synthaug.stages.finetune import checkpoint_dir
 from synthaug.stages.generator import Generator, Wanted, chosen_sampler, load_generator
@@ -24,8 +23,9 @@ def run(job: Job) -> dict[str, Any]:
     """Writes the manifest if it is not there, then this part's shards at every resolution."""
     settings = job.experiment
     table = sets.class_table(job.run)
-    prompts = build_prompts(settings.prompts, table)
-    plan = plan_images(table, prompts, settings.sample.copies, settings.sample.shard_size)
+    prompts = job.result("embed")["prompts"]  # those that were embedded: a file of names may change
+    spare = settings.filter.num_spare(settings.sample.copies * sum(entry.train for entry in table.entries))
+    plan = plan_images(table, prompts, settings.sample.copies, settings.sample.shard_size, spare)
     held = _licences(job)
     write_plan(dataclasses.replace(plan, licences=tuple(licences.binding(held))), job.run.manifest)
     generators = []
@@ -38,7 +38,7 @@ def run(job: Job) -> dict[str, Any]:
     if settings.sample.edit_level:
         real = sets.open_real(job.run, "train", generators[0].model.resolution)
         sources = edit_sources(plan.class_index, real.labels)
-    total = num_sample_shards(settings, job.result("prepare")["num_train"])
+    total = num_sample_shards(settings, job.result("collect")["num_train"])
     first = job.args["shard"]
     mine = range(first, min(first + job.args["num_shards"], total))  # fewer if corrupt images were left out
     num_images = sum(len(plan.range_of(shard)) for shard in mine) * len(generators)

@@ -8,10 +8,11 @@ from synthaug.metrics.score import score_features
 from synthaug.stages import sets
 from synthaug.stages.encoder import load_encoder, real_features
 from synthaug.stages.job import Job
+from synthaug.stages.pieces import generated_images
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Scores the part's set; of the generated set its first copy, as many images as the train split."""
+    """Scores the part's set; of a generated set its first copy, as many images as the train split."""
     settings = job.experiment
     name, resolution = job.args["set"], job.args["resolution"]
     encoder = load_encoder(job.run, settings)
@@ -20,9 +21,9 @@ def run(job: Job) -> dict[str, Any]:
         if split:
             features, logits = real_features(job.run, split, resolution)
         else:
-            images, _ = sets.load_generated(job.run, settings, resolution)
+            images, _ = generated_images(job, name if name != "generated" else f"generated-{resolution}")
             count = sum(entry.train for entry in sets.class_table(job.run).entries)
-            features, logits = encoder.encode(images[:count])
+            features, logits = encoder.encode(images, count)
     rows = []
     for reference in ("train", "val"):
         job.check_stop()

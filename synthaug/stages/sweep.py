@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from synthaug import experiment, licences
+from synthaug.data.loader import Piece
 from synthaug.data.shards import open_set, open_shard, write_shard
 from synthaug.manifest import image_order
 from synthaug.metrics.score import score_features
@@ -17,6 +18,7 @@ from synthaug.stages.encoder import load_encoder, real_features
 from synthaug.stages.finetune import checkpoint_dir
 from synthaug.stages.generator import Generator, Wanted, chosen_sampler, load_generator
 from synthaug.stages.job import Job
+from synthaug.stages.pieces import real_images
 
 KNOBS = tuple(f.name for f in dataclasses.fields(experiment.Grid))
 
@@ -51,7 +53,9 @@ def run(job: Job) -> dict[str, Any]:
     settings = {"checkpoint": sampling.checkpoint or generator.model.finetune.num_steps}
     settings |= {name: getattr(sampling, name) for name in KNOBS if name != "checkpoint"}
     row |= {"phase": job.args["phase"], "model": phase.model, **settings}
-    row["cas"] = _cas_proxy(job, phase, images, labels) if phase.cas_steps else None
+    cas = _cas_proxy(job, phase, images, labels) if phase.cas_steps else (None, None)
+    row["cas"], row["cas_top5"] = cas
+    row["cas_network"] = job.experiment.score.encoder.kind
     return row
 
 
@@ -110,19 +114,21 @@ def _phases_before(job: Job) -> dict[str, experiment.Phase]:
     return {name: job.experiment.sweep.phases[name] for name in earlier}
 
 
-def _cas_proxy(job: Job, phase: experiment.Phase, images: np.ndarray, labels: np.ndarray) -> float:
-    """Returns top-1 on real validation images of a small classifier trained on the point's images only."""
+def _cas_proxy(
+    job: Job, phase: experiment.Phase, images: np.ndarray, labels: np.ndarray
+) -> tuple[float, float]:
+    """Returns top-1 and top-5 on real validation images of a classifier trained on the point alone."""
     resolution = job.experiment.cascade[phase.model].resolution
     trained = classifiers.train_classifier(
         job,
         job.experiment.score.encoder,
-        (images, labels),
-        sets.load_real(job.run, "val", resolution),
+        [Piece(images, labels)],
+        real_images(job, "val", resolution),
         steps=phase.cas_steps,
         seed=job.experiment.seed,
-        role=f"cas proxy {job.stage} {job.part}",
+        role=f"cas proxy {phase.model}",
     )
-    return trained.accuracy.top1
+    return trained.accuracy.top1, trained.accuracy.top5
 
 
 # ------------------------------------------------------------------------------------------ choose

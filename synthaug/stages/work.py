@@ -21,7 +21,20 @@ from synthaug.experiment import Experiment
 from synthaug.launch.plan import Plan, make_plan
 from synthaug.rundir import RunDir
 from synthaug.site import Site
-from synthaug.stages import classify, embed, encoder, finetune, prepare, report, sample, score, sweep
+from synthaug.stages import (
+    classify,
+    collect,
+    embed,
+    encoder,
+    filter,
+    finetune,
+    prepare,
+    report,
+    sample,
+    scan,
+    score,
+    sweep,
+)
 from synthaug.stages.job import Job, Send
 from synthaug.train.preemption import StopFlag
 
@@ -29,7 +42,9 @@ from synthaug.train.preemption import StopFlag
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
 VERBS: dict[str, Callable[[Job], dict[str, Any]]] = {
+    "scan": scan.run,
     "prepare": prepare.run,
+    "collect": collect.run,
     "embed": embed.run,
     "encoder": encoder.run,
     "finetune": finetune.run,
@@ -37,6 +52,8 @@ VERBS: dict[str, Callable[[Job], dict[str, Any]]] = {
     "choose": sweep.choose,
     "sample": sample.run,
     "score": score.run,
+    "filter": filter.run,
+    "select": filter.choose,
     "classify": classify.run,
     "report": report.run,
 }
