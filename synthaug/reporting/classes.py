@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.figure
 import numpy as np
 
-from synthaug.reporting import drawing
-from synthaug.reporting.data import PerClass, Report
+from synthaug.reporting import commands, drawing
+from synthaug.reporting.comparisons import ALL, set_name
+from synthaug.reporting.data import Report, Results
 from synthaug.reporting.document import (
     Block,
     Cell,
@@ -25,17 +27,18 @@ from synthaug.reporting.document import (
 from synthaug.reporting.numbers import NONE, percent, plural, signed_points, spread
 from synthaug.reporting.text import label
 
-TITLE = "Class by class"
-MOST_MODELS = 4
+TITLE = "Class by class: Figure 5"
+MOST_PANELS = 4
 MOST_NAMES = 30
 """Up to this many classes their names stand under the axis; above, the rank."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pair:
-    """Per-class accuracy of one model, averaged over seeds; f64[K] each, NaN where nothing was measured."""
+    """Per-class accuracy of one classifier, mean over seeds; f64[K] each, NaN where nothing was measured."""
 
     model: str
+    set: str
     copies: int
     seeds: int  # of the set with fewer seeds
     real: np.ndarray
@@ -44,63 +47,64 @@ class Pair:
 
 def section(report: Report) -> Section:
     """Returns the figure, the statistics of the paper's Fig. 5, and the classes that differ most."""
-    pairs = pairs_of(report.per_class)
+    results = report.results
+    pairs = pairs_of(results)
     if not pairs:
         reason = "per-class accuracy of both a real-trained and a generated-trained classifier is needed."
-        return missing_section("classes", TITLE, reason)
-    drawn = pairs[:MOST_MODELS]
-    blocks: list[Block] = [
-        _figure(drawn, report.class_names),
-        _statistics(pairs),
-        _extremes(pairs[0], report.class_names),
-    ]
-    if len(pairs) > len(drawn):
-        blocks.insert(1, Text(f"Drawn: the first {len(drawn)} of {len(pairs)} classifiers."))
+        return missing_section("classes", TITLE, reason, commands.CAS)
+    blocks: list[Block] = [figure(results), _statistics(results, pairs)]
+    blocks += [_extremes(results, pair) for pair in _panels(pairs)[:1]]
+    if len(pairs) > MOST_PANELS:
+        blocks.insert(1, Text(f"Drawn: {MOST_PANELS} of {len(pairs)} pairs of classifier and generated set."))
     return Section("classes", TITLE, blocks)
 
 
-def pairs_of(results: Sequence[PerClass]) -> list[Pair]:
-    """Returns the models with both sets, all real images and the fewest generated copies."""
-    pairs = []
-    for model in dict.fromkeys(r.model for r in results):
-        own = [r for r in results if r.model == model]
-        real = {r.seed: r.accuracy for r in own if r.mix == "real" and r.shots == 0}
-        generated = [r for r in own if r.mix == "generated"]
-        copies = min((r.copies for r in generated), default=0)
-        fake = {r.seed: r.accuracy for r in generated if r.copies == copies}
+def pairs_of(results: Results) -> list[Pair]:
+    """Returns the classifiers and sets with both, all real images and the fewest generated copies."""
+    rows, pairs = results["per_class"], []
+    for model, name in dict.fromkeys((r["model"], r["set"]) for r in rows if r["mix"] == "generated"):
+        own = [r for r in rows if r["model"] == model]
+        real = {r["seed"]: r["accuracy"] for r in own if r["mix"] == "real" and r["subset"] == ALL}
+        generated = [r for r in own if r["mix"] == "generated" and r["set"] == name]
+        copies = min((r["copies"] for r in generated), default=0)
+        fake = {r["seed"]: r["accuracy"] for r in generated if r["copies"] == copies}
         if real and fake:
-            pairs.append(
-                Pair(
-                    model, copies, min(len(real), len(fake)), _mean([*real.values()]), _mean([*fake.values()])
-                )
-            )
+            seeds = min(len(real), len(fake))
+            pairs.append(Pair(model, name, copies, seeds, _mean([*real.values()]), _mean([*fake.values()])))
     return pairs
 
 
-def _mean(rows: Sequence[np.ndarray]) -> np.ndarray:
+def _panels(pairs: Sequence[Pair]) -> list[Pair]:
+    """Returns what is drawn: every set of the first classifier, then the other classifiers."""
+    return sorted(pairs, key=lambda pair: pair.model != pairs[0].model)[:MOST_PANELS]
+
+
+def _mean(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
     """Returns f64[K], the mean over seeds of what was measured."""
-    table = np.stack([np.asarray(row, np.float64) for row in rows])
+    table = np.array([[math.nan if v is None else v for v in row] for row in rows], np.float64)
     known = np.isfinite(table)
     total = np.where(known, table, 0.0).sum(axis=0)
     return np.divide(total, known.sum(axis=0), out=np.full(table.shape[1], np.nan), where=known.any(axis=0))
 
 
-def _figure(pairs: Sequence[Pair], names: Sequence[str]) -> Figure:
+def figure(results: Results) -> Figure:
+    """Returns a panel per generated set; there must be a pair to draw."""
+    pairs = _panels(pairs_of(results))
     with drawing.style():
         drawn = matplotlib.figure.Figure(figsize=(9.9, 2.7 * len(pairs) + 0.5))
         axes = drawn.subplots(len(pairs), 1, squeeze=False)[:, 0]
         for axis, pair in zip(axes, pairs, strict=True):
-            _panel(axis, pair, names)
+            _panel(axis, results, pair)
             axis.set_ylim(_floor(pairs), 102)
         handles, labels = axes[0].get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=2)
+        drawn.legend(handles, labels, loc="outside lower center", ncols=2, markerscale=1.6)
         svg, png = drawing.to_svg(drawn, "classes"), drawing.to_png(drawn)
     caption = (
-        "Top-1 of every class on real validation images, classes sorted by the accuracy of the real-trained "
-        "classifier; mean over training seeds. Red above blue: a class that generated images teach "
-        "better."
+        "As the paper's Fig. 5: top-1 of every class on real validation images, classes sorted by accuracy "
+        "of the real-trained classifier, a panel per generated set; mean over training seeds. Red above "
+        "blue: a class that generated images teach better."
     )
-    return Figure("classes", svg, png, caption, "Accuracy per class, real-trained against generated-trained")
+    return Figure("classes", svg, png, caption, "Accuracy per class, real against generated", 5)
 
 
 def _floor(pairs: Sequence[Pair]) -> float:
@@ -110,7 +114,8 @@ def _floor(pairs: Sequence[Pair]) -> float:
     return -3.0 if low < 40 else 10 * ((low - 5) // 10)
 
 
-def _panel(axis: Any, pair: Pair, names: Sequence[str]) -> None:
+def _panel(axis: Any, results: Results, pair: Pair) -> None:
+    names = results["class_names"]
     order = np.argsort(np.where(np.isfinite(pair.real), pair.real, np.inf), kind="stable")
     x, real, fake = np.arange(len(order)), 100 * pair.real[order], 100 * pair.generated[order]
     small = len(order) <= MOST_NAMES
@@ -123,7 +128,7 @@ def _panel(axis: Any, pair: Pair, names: Sequence[str]) -> None:
     dots = "o" if small else "-"
     axis.plot(x, real, dots, color=drawing.BLUE, markersize=size, label="trained on real images")
     axis.set_ylabel("top-1 %")
-    axis.set_title(label(f"{pair.model}, {plural(pair.copies, 'generated copy')}", 60))
+    axis.set_title(label(_title(results, pair), 70))
     if small:
         axis.set_xticks(x)
         shown = [label(names[k], 16) for k in order]
@@ -134,7 +139,11 @@ def _panel(axis: Any, pair: Pair, names: Sequence[str]) -> None:
         axis.set_xlabel("classes, by accuracy of the real-trained classifier")
 
 
-def _statistics(pairs: Sequence[Pair]) -> Table:
+def _title(results: Results, pair: Pair) -> str:
+    return f"{pair.model}, {set_name(results, pair.set)}, {plural(pair.copies, 'copy')}"
+
+
+def _statistics(results: Results, pairs: Sequence[Pair]) -> Table:
     names = (
         "seeds",
         "classes",
@@ -144,7 +153,8 @@ def _statistics(pairs: Sequence[Pair]) -> Table:
         "at 0: real",
         "at 0: generated",
     )
-    columns = [Column("classifier", numeric=False), *map(Column, names), Column("mean Δ, points")]
+    first = [Column("classifier", numeric=False), Column("generated set", numeric=False)]
+    columns = [*first, *map(Column, names), Column("mean Δ, points")]
     lines = []
     for pair in pairs:
         known = np.isfinite(pair.real) & np.isfinite(pair.generated)
@@ -152,7 +162,8 @@ def _statistics(pairs: Sequence[Pair]) -> Table:
         counts = (pair.seeds, known.sum(), (fake > real).sum(), (fake == real).sum(), (fake < real).sum())
         zeros = ((real == 0).sum(), (fake == 0).sum())
         gap = Cell(signed_points(spread([float((fake - real).mean())]))) if known.any() else Cell(NONE)
-        lines.append(Line([Cell(pair.model), *(Cell(f"{n:,}") for n in (*counts, *zeros)), gap]))
+        names_of = [Cell(pair.model), Cell(set_name(results, pair.set))]
+        lines.append(Line([*names_of, *(Cell(f"{n:,}") for n in (*counts, *zeros)), gap]))
     caption = (
         "How many classes the generated set teaches better or worse than the real set, and how many are "
         "never recognised (accuracy 0). Counts use the mean over seeds."
@@ -160,7 +171,8 @@ def _statistics(pairs: Sequence[Pair]) -> Table:
     return Table(columns, lines, caption, "real validation images; classes without any are left out")
 
 
-def _extremes(pair: Pair, names: Sequence[str], most: int = 3) -> Table:
+def _extremes(results: Results, pair: Pair, most: int = 3) -> Table:
+    names = results["class_names"]
     known = np.flatnonzero(np.isfinite(pair.real) & np.isfinite(pair.generated))
     order = known[np.argsort((pair.generated - pair.real)[known], kind="stable")]
     shown = order if len(order) <= 2 * most else np.concatenate([order[:most], order[-most:]])
@@ -177,7 +189,8 @@ def _extremes(pair: Pair, names: Sequence[str], most: int = 3) -> Table:
     ]
     columns = [Column("class", numeric=False), Column("real %"), Column("generated %"), Column("Δ, points")]
     caption = (
-        f"{label(pair.model, 60)}: the classes that generated images teach worst and best, beside real ones."
+        f"{label(_title(results, pair), 70)}: the classes that generated images teach worst and best, beside "
+        "real ones."
     )
     return Table(
         columns, lines, caption, f"top-1 on real validation images, mean over {plural(pair.seeds, 'seed')}"

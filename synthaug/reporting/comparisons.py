@@ -3,87 +3,110 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from synthaug.reporting import paper
 from synthaug.reporting.data import Row
 from synthaug.reporting.document import Cell
-from synthaug.reporting.numbers import NONE, SURE, Delta, Spread, paired, percent_spread, plural, spread
+from synthaug.reporting.numbers import (
+    NONE,
+    SURE,
+    Delta,
+    Spread,
+    decimal,
+    paired,
+    percent_spread,
+    plural,
+    signed,
+    spread,
+)
 
-
-class Arm(NamedTuple):
-    """A classifier at a resolution: what is held fixed while the training set changes."""
-
-    model: str
-    resolution: int
+ALL = "all"
+"""The subset that holds every real training image."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Top-1 of one arm with the real set alone and with another set, paired by seed."""
+    """Top-1 of one classifier with the real set alone and with another set, paired by seed."""
 
-    arm: Arm
+    model: str
     mix: str
+    set: str
     copies: int
-    shots: int
+    subset: str
     real: Spread
     other: Spread
     delta: Delta  # other - real
 
 
-def arms(rows: Sequence[Row]) -> list[Arm]:
+def models(rows: Sequence[Row]) -> list[str]:
     """Returns the classifiers in the rows, in order of appearance."""
-    return list(dict.fromkeys(Arm(row["model"], row["resolution"]) for row in rows))
+    return list(dict.fromkeys(row["model"] for row in rows))
 
 
-def arm_name(arm: Arm, every: Sequence[Arm]) -> str:
-    """Returns the model's name, with its resolution only where a study has several."""
-    return arm.model if len({a.resolution for a in every}) < 2 else f"{arm.model}, {arm.resolution} px"
+def sets_of(rows: Sequence[Row]) -> list[tuple[str, int]]:
+    """Returns (name, resolution) of the generated sets in the rows, in order of appearance."""
+    return list(dict.fromkeys((row["set"], row["set_resolution"]) for row in rows if row["set"]))
 
 
-def select(rows: Sequence[Row], arm: Arm, mix: str, copies: int | None = None, shots: int = 0) -> list[Row]:
+def set_name(results: Mapping[str, Any], name: str) -> str:
+    """Returns what a generated set is called in a table: "our 256 px set", "biggan, 256 px"."""
+    made = next((s for s in results["sets"] if s["name"] == name), None)
+    if made is None:
+        return name
+    return (
+        f"our {made['resolution']} px set" if made["source"] == "own" else f"{name}, {made['resolution']} px"
+    )
+
+
+def full(rows: Sequence[Row]) -> list[Row]:
+    """Returns the rows that use all real images, or none."""
+    return [row for row in rows if row["subset"] == ALL or row["mix"] == "generated"]
+
+
+def select(
+    rows: Sequence[Row], model: str, mix: str, name: str = "", copies: int | None = None, subset: str = ALL
+) -> list[Row]:
     """Returns one cell of a table: a row per seed.
 
     Args:
         rows: classify rows.
-        arm: the classifier.
+        model: the classifier.
         mix: real, generated or real+generated.
-        copies: generated copies; None for any, as for the mix `real`.
-        shots: real images per class; 0 = all. The mix `generated` uses none and is the same for any.
+        name: of the generated set; the mix `real` has none.
+        copies: generated copies; None for any.
+        subset: of the real images. The mix `generated` uses none of them and is the same for any.
     """
     found = [
         row
         for row in rows
-        if Arm(row["model"], row["resolution"]) == arm
-        and row["mix"] == mix
-        and (copies is None or row["copies"] == copies)
-        and (mix == "generated" or row["shots"] == shots)
+        if (row["model"], row["mix"]) == (model, mix)
+        and (mix == "real" or row["set"] == name)
+        and (copies is None or mix == "real" or row["copies"] == copies)
+        and (mix == "generated" or row["subset"] == subset)
     ]
     return list({row["seed"]: row for row in found}.values())
 
 
-def copies_of(rows: Sequence[Row], mix: str) -> list[int]:
-    """Returns the numbers of generated copies that a mix was trained with, ascending."""
-    return sorted({row["copies"] for row in rows if row["mix"] == mix})
+def copies_of(rows: Sequence[Row], mix: str, name: str = "") -> list[int]:
+    """Returns the numbers of copies that a mix was trained with, ascending; of one set, or of any."""
+    return sorted({row["copies"] for row in rows if row["mix"] == mix and name in ("", row["set"])})
 
 
-def compare(rows: Sequence[Row], mix: str, shots: int = 0) -> list[Comparison]:
-    """Returns every arm and number of copies that has both the real set and `mix`."""
+def compare(rows: Sequence[Row], mix: str, subset: str = ALL) -> list[Comparison]:
+    """Returns every classifier, set and number of copies that has both the real set and `mix`."""
     found = []
-    for arm in arms(rows):
-        real = select(rows, arm, "real", shots=shots)
-        for copies in copies_of(rows, mix):
-            other = select(rows, arm, mix, copies, shots)
-            if real and other:
-                found.append(_comparison(arm, mix, copies, shots, real, other))
+    for model in models(rows):
+        real = select(rows, model, "real", subset=subset)
+        for name, _ in sets_of(rows):
+            for copies in copies_of(rows, mix, name):
+                other = select(rows, model, mix, name, copies, subset)
+                if real and other:
+                    means = [spread([row["top1"] for row in cell]) for cell in (real, other)]
+                    delta = paired(real, other, "top1")
+                    found.append(Comparison(model, mix, name, copies, subset, means[0], means[1], delta))
     return found
-
-
-def _comparison(
-    arm: Arm, mix: str, copies: int, shots: int, real: Sequence[Row], other: Sequence[Row]
-) -> Comparison:
-    means = [spread([row["top1"] for row in cell]) for cell in (real, other)]
-    return Comparison(arm, mix, copies, shots, means[0], means[1], paired(real, other, "top1"))
 
 
 def score_cell(rows: Sequence[Row], metric: str) -> Cell:
@@ -91,10 +114,52 @@ def score_cell(rows: Sequence[Row], metric: str) -> Cell:
     return Cell(percent_spread(spread([row[metric] for row in rows]))) if rows else Cell("not run", "muted")
 
 
+def published_cell(value: paper.Value | float | None) -> Cell:
+    """Returns a number of the paper with its deviation; empty where the paper has none."""
+    if value is None:
+        return Cell("")
+    mean, deviation = value if isinstance(value, paper.Value) else (value, None)
+    return Cell(decimal(mean) + (f" ± {decimal(deviation)}" if deviation is not None else ""), "muted")
+
+
+def beside(
+    rows: Sequence[Row], metric: str, published: paper.Value | float | None, same: bool = True
+) -> list[Cell]:
+    """Returns three cells: the paper's percent, ours, and ours minus the paper's.
+
+    Args:
+        rows: one cell of ours, a row per seed; empty: not run.
+        metric: top1 or top5.
+        published: the paper's number, or None.
+        same: whether the two measure the same; else no difference is written.
+    """
+    mean = spread([row[metric] for row in rows]).mean
+    known = published[0] if isinstance(published, paper.Value) else published
+    gap = Cell("")
+    if same and mean is not None and known is not None:
+        points = 100 * mean - known
+        gap = Cell(signed(points), "up" if points > 0 else "down")
+    return [published_cell(published), score_cell(rows, metric), gap]
+
+
 def trained_on(rows: Sequence[Row]) -> str:
     """Returns the numbers of training images behind some rows."""
-    sizes = sorted({row["n_train"] for row in rows})
-    return " to ".join(f"{n:,}" for n in dict.fromkeys((sizes[0], sizes[-1]))) if sizes else NONE
+    return _range(sorted({row["n_train"] for row in rows}), "{:,}")
+
+
+def steps_of(rows: Sequence[Row]) -> str:
+    """Returns the training steps behind some rows."""
+    return _range(sorted({row["num_steps"] for row in rows}), "{:,}")
+
+
+def epochs_of(rows: Sequence[Row]) -> str:
+    """Returns the passes over the training set behind some rows."""
+    return _range(sorted({round(row["num_epochs"], 1) for row in rows}), "{:,.1f}")
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    """Returns "90", or "90 to 112" of several values; ascending order is expected."""
+    return " to ".join(dict.fromkeys(form.format(v) for v in (values[0], values[-1]))) if values else NONE
 
 
 def how_sure(delta: Delta) -> str:

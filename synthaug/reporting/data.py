@@ -15,27 +15,29 @@ A line of work that was planned and not done carries one key more, `not_run`, th
 metrics are then None.
 """
 
+Results = Mapping[str, Any]
+"""What results.json holds. Tables and figures are drawn from it alone, images apart.
+
+name, command   of the run
+versions        software -> version
+licences        of the generated images: {name, terms, url}
+data            {num_classes, num_train, num_val, ...}: what scan, prepare and collect found
+class_names     by class index
+sets            the generated sets: {name (in classify rows), set (in score rows), resolution, source (own:
+                made by this run; else the format it was read from), licence}
+sweep, score, classify   rows
+filter          what the select stage found, or None
+per_class       {model, mix, set, copies, subset, seed, accuracy: by class index, None without images}
+"""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SampleGrid:
-    """A few real and generated images of each class at one resolution."""
+    """A few images of each class at one resolution, by kind: generated first, real last."""
 
     resolution: int
     class_names: list[str]
-    real: np.ndarray  # u8[K,n,H,W,C]
-    generated: np.ndarray  # u8[K,m,H,W,C]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class PerClass:
-    """Validation accuracy of one trained classifier, class by class."""
-
-    model: str
-    mix: str  # real, generated, real+generated
-    copies: int
-    shots: int  # real images per class; 0 = all
-    seed: int
-    accuracy: np.ndarray  # f64[K], fractions; NaN for a class without validation images
+    kinds: dict[str, np.ndarray]  # u8[K,n,H,W,C]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,24 +68,30 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Report:
-    """Everything a report shows. `results` is what results.json holds."""
+    """Everything a report shows."""
 
-    name: str
     title: str
     description: str
     results: dict[str, Any]
     samples: list[SampleGrid]
-    per_class: list[PerClass]
     stages: list[StageTime]
     choices: list[Choice]
-    class_names: list[str]
     notes: list[str]
     settings_text: str  # the resolved experiment, one `key: value` per line
-    command: str
+
+    @property
+    def name(self) -> str:
+        """The run."""
+        return str(self.results["name"])
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names by class index."""
+        return list(self.results["class_names"])
 
     def rows(self, kind: str) -> list[Row]:
         """Returns the lines of one kind ("sweep", "score", "classify") that were run."""
-        return [row for row in self.results[kind] if "not_run" not in row]
+        return run_rows(self.results, kind)
 
     def why_not(self, kind: str, mix: str, otherwise: str) -> str:
         """Returns the reasons of the lines that were not run, or `otherwise` if none was even planned.
@@ -95,3 +103,8 @@ class Report:
         """
         lost = [row for row in self.results[kind] if "not_run" in row and (not mix or row["mix"] == mix)]
         return "; ".join(dict.fromkeys(str(row["not_run"]) for row in lost)) or otherwise
+
+
+def run_rows(results: Results, kind: str) -> list[Row]:
+    """Returns the lines of one kind ("sweep", "score", "classify") that were run."""
+    return [row for row in results[kind] if "not_run" not in row]

@@ -41,7 +41,7 @@ class Tiles:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A field of a table. `tone` holds words of: up, down, sure, muted, strong."""
+    """A field of a table. `tone` holds words of: up, down, sure, muted, strong, code."""
 
     text: str
     tone: str = ""
@@ -49,10 +49,11 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A column of a table; numeric ones are right-aligned."""
+    """A column of a table; numeric ones are right-aligned. Neighbours of one `group` share a heading."""
 
     name: str
     numeric: bool = True
+    group: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,20 +89,19 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Strip:
-    """Images of one class side by side, as PNG files: real, generated."""
+    """Images of one class side by side, as PNG files, one per kind of the gallery."""
 
     class_name: str
-    real: bytes
-    generated: bytes
-    real_width: int  # pixels
-    generated_width: int
+    pngs: Sequence[bytes]
+    widths: Sequence[int]  # pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """Real beside generated images, class by class; `png` shows all of it in one file."""
+    """Images of several kinds (generated, real, ...) class by class; `png` shows all of it in one file."""
 
     slug: str
+    kinds: Sequence[str]
     strips: Sequence[Strip]
     pixels_per_image: int  # side of an image inside the strips
     png: bytes
@@ -137,20 +137,32 @@ class Section:
     missing: str = ""
 
 
-def missing_section(slug: str, title: str, reason: str) -> Section:
-    """Returns a section that says why it is empty."""
-    return Section(slug, title, [Text(f"Not run: {reason}", kind="missing")], missing=reason)
+def missing_section(slug: str, title: str, reason: str, command: str = "") -> Section:
+    """Returns a section that says why it is empty, and how to fill it."""
+    return Section(slug, title, not_run("", reason, command), missing=reason)
+
+
+def not_run(what: str, reason: str, command: str) -> list[Block]:
+    """Returns what stands in the place of a figure or table that there is nothing for."""
+    said = Text(f"{what}{': n' if what else 'N'}ot run: {reason}", kind="missing")
+    return [said, Code(command)] if command else [said]
 
 
 def numbered(sections: Sequence[Section]) -> list[Section]:
-    """Returns the sections with their tables and figures counted from 1, in reading order."""
-    counts = {"table": 0, "figure": 0}
+    """Returns the sections with all tables and figures numbered.
+
+    Tables 1 to 4 and Figures 1 to 6 are those of the paper and bear its numbers already; the others are
+    counted on from there in reading order.
+    """
+    counts = {"table": 4, "figure": 6}
     return [dataclasses.replace(s, blocks=[_numbered(b, counts) for b in s.blocks]) for s in sections]
 
 
 def _numbered(block: Block, counts: dict[str, int]) -> Block:
     if isinstance(block, Details):
         return dataclasses.replace(block, blocks=[_numbered(b, counts) for b in block.blocks])
+    if isinstance(block, (Table, Figure, Gallery)) and block.number:
+        return block
     if isinstance(block, Table):
         counts["table"] += 1
         return dataclasses.replace(block, number=counts["table"])

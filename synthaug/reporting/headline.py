@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from synthaug.reporting.comparisons import Comparison, arm_name, arms, compare, how_sure, smallest_p
-from synthaug.reporting.data import Report, Row
-from synthaug.reporting.document import Section, Text, Tile, Tiles
+from synthaug.reporting import cas_figure, commands, comparable
+from synthaug.reporting.comparisons import Comparison, compare, how_sure, set_name, sets_of, smallest_p
+from synthaug.reporting.data import Report, Results, Row, run_rows
+from synthaug.reporting.document import Section, Text, Tile, Tiles, not_run
 from synthaug.reporting.numbers import (
     SURE,
     Delta,
@@ -23,13 +24,17 @@ def section(report: Report) -> Section:
     """Returns the headline: up to four numbers in large type, and three to five sentences."""
     tiles = Tiles([tile for tile in (_cas_tile(report), _mix_tile(report), *_quality_tiles(report)) if tile])
     texts = [Text(sentence, kind="lead") for sentence in sentences(report)]
-    return Section("headline", "In short", [tiles, *texts, Text(remark(report), kind="note")])
+    reason = cas_figure.missing(report.results)
+    figure = not_run("Figure 1", reason, commands.AUGMENT) if reason else [cas_figure.figure(report.results)]
+    return Section(
+        "headline", "In short: Figure 1", [tiles, *texts, Text(remark(report), kind="note"), *figure]
+    )
 
 
 def sentences(report: Report) -> list[str]:
     """Returns what was found, worse as plainly as better."""
-    rows = report.rows("classify")
-    return [_cas_sentence(rows), *_mix_sentences(rows), _quality_sentence(report.rows("score"))]
+    results = report.results
+    return [_cas_sentence(results), *_mix_sentences(results), _quality_sentence(report.rows("score"))]
 
 
 def worded(delta: Delta) -> str:
@@ -55,17 +60,17 @@ def _usable(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def _first_copy(comparisons: list[Comparison]) -> list[Comparison]:
-    """Returns each arm's comparison with the fewest copies: CAS as the paper defines it uses one."""
-    return list({c.arm: c for c in reversed(comparisons)}.values())[::-1]
+    """Returns each classifier and set with the fewest copies: CAS as the paper defines it uses one."""
+    return list({(c.model, c.set): c for c in reversed(comparisons)}.values())[::-1]
 
 
-def _cas_sentence(rows: Sequence[Row]) -> str:
-    found = _first_copy(_usable(compare(rows, "generated")))
+def _cas_sentence(results: Results) -> str:
+    found = _first_copy(_usable(compare(run_rows(results, "classify"), "generated")))
     if not found:
         return "No classifier was trained on both real and generated images, so there is no CAS to compare."
-    first, every = found[0], arms(rows)
+    first = found[0]
     text = (
-        f"Trained on generated images alone, {arm_name(first.arm, every)} reaches "
+        f"Trained on generated images alone{_of_set(results, first)}, {first.model} reaches "
         f"{percent_spread(first.other)} % top-1 on the real validation images (CAS); trained on the real "
         f"images it reaches {percent_spread(first.real)} %. The generated set is {worded(first.delta)} "
         f"{_certainty(first.delta)}."
@@ -73,10 +78,16 @@ def _cas_sentence(rows: Sequence[Row]) -> str:
     if len(found) > 1:
         low, high = (f(found, key=lambda c: c.delta.difference.mean or 0.0) for f in (min, max))
         text += (
-            f" Over all {len(found)} classifiers the difference runs from "
+            f" Over all {plural(len(found), 'pair')} of classifier and set the difference runs from "
             f"{signed_points(low.delta.difference)} to {signed_points(high.delta.difference)} points."
         )
     return text
+
+
+def _of_set(results: Results, found: Comparison) -> str:
+    """Returns which generated set it is, where a study has several."""
+    several = len(sets_of(run_rows(results, "classify"))) > 1
+    return f" ({set_name(results, found.set)})" if several else ""
 
 
 def best_mix(rows: Sequence[Row]) -> Comparison | None:
@@ -85,12 +96,13 @@ def best_mix(rows: Sequence[Row]) -> Comparison | None:
     return max(found, key=lambda c: c.delta.difference.mean or 0.0, default=None)
 
 
-def _mix_sentences(rows: Sequence[Row]) -> list[str]:
+def _mix_sentences(results: Results) -> list[str]:
+    rows = run_rows(results, "classify")
     best = best_mix(rows)
     if best is None:
         return ["No classifier was trained on real and generated images together."]
     found = _usable(compare(rows, "real+generated"))
-    where = f"{arm_name(best.arm, arms(rows))} with {plural(best.copies, 'generated copy')}"
+    where = f"{best.model} with {plural(best.copies, 'generated copy')}{_of_set(results, best)}"
     numbers = f"{percent_spread(best.real)} → {percent_spread(best.other)} %"
     return [
         f"Adding generated images to the real ones {_verdict(best, found, where)}: {numbers}, "
@@ -115,15 +127,16 @@ def _tally(found: Sequence[Comparison]) -> list[str]:
     worse = [c for c in found if c.delta.sign < 0]
     sure = [sum(c.delta.sure for c in group) for group in (better, worse)]
     return [
-        f"Of {len(found)} settings (classifier and copies), {len(better)} are better than real images alone "
-        f"and {len(worse)} are worse; at p < {SURE:g}: {sure[0]} better, {sure[1]} worse. "
+        f"Of {len(found)} settings (classifier, set and copies), {len(better)} are better than real images "
+        f"alone and {len(worse)} are worse; at p < {SURE:g}: {sure[0]} better, {sure[1]} worse. "
         "The best of several was picked after the fact, which flatters its p-value."
     ]
 
 
 def final_scores(rows: Sequence[Row]) -> list[Row]:
     """Returns the rows of the generated set at the highest resolution, val before train."""
-    generated = [row for row in rows if row["set"] == "generated"]
+    made = [row for row in rows if not row["set"].startswith("real ")]
+    generated = [row for row in made if row["set"] == "generated"] or made[:2]
     top = max((row["resolution"] for row in generated), default=0)
     return sorted((r for r in generated if r["resolution"] == top), key=lambda r: r["reference"] != "val")
 
@@ -163,9 +176,15 @@ def _quality_sentence(rows: Sequence[Row]) -> str:
 
 def remark(report: Report) -> str:
     """Returns what these numbers may and may not be compared with."""
-    encoders = sorted({row["encoder"] for row in report.rows("score") + report.rows("sweep")})
-    if encoders and all(name.startswith("inception") for name in encoders):
+    measured = report.rows("score") + report.rows("sweep")
+    encoders = sorted({row["encoder"] for row in measured})
+    if measured and all(map(comparable.same_features, measured)):
         return f"Features: {', '.join(encoders)}; {plural(len(report.class_names), 'class')}."
+    if comparable.same_data(report.results):
+        return (
+            "Accuracies stand beside the paper's in Tables 2 to 4. FID, Inception Score, precision, recall "
+            f"do not: their features come from {', '.join(encoders) or 'no encoder'}, not from Inception."
+        )
     size = f"Toy size: {plural(len(report.class_names), 'class')}"
     if not encoders:
         return f"{size}; these accuracies compare with each other, not with published ones."
@@ -181,7 +200,7 @@ def _cas_tile(report: Report) -> Tile | None:
     if not found:
         return None
     first = found[0]
-    detail = f"generated only, {first.arm.model}; real only: {percent_spread(first.real)}"
+    detail = f"generated only, {first.model}; real only: {percent_spread(first.real)}"
     return Tile("CAS, top-1", percent_spread(first.other), "%", detail)
 
 
@@ -190,9 +209,7 @@ def _mix_tile(report: Report) -> Tile | None:
     if best is None:
         return None
     tone = {1: "up", 0: "", -1: "down"}[best.delta.sign]
-    detail = (
-        f"best of real + generated, {best.arm.model}, {plural(best.copies, 'copy')}; {how_sure(best.delta)}"
-    )
+    detail = f"best of real + generated, {best.model}, {plural(best.copies, 'copy')}; {how_sure(best.delta)}"
     return Tile("Against real alone", signed_points(best.delta.difference), "pt", detail, tone)
 
 

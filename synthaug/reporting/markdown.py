@@ -12,6 +12,7 @@ from synthaug.reporting.document import (
     Bullets,
     Cell,
     Code,
+    Column,
     Details,
     Figure,
     Gallery,
@@ -73,7 +74,9 @@ def _block(block: Block) -> str:
         case Figure(alt=alt) as figure:
             return _image(figure.slug, alt, figure.number, figure.caption)
         case Gallery() as gallery:
-            return _image(gallery.slug, "Real beside generated images", gallery.number, gallery.caption)
+            return _image(
+                gallery.slug, f"Images by class: {', '.join(gallery.kinds)}", gallery.number, gallery.caption
+            )
 
 
 def _tiles(tiles: Sequence[Tile]) -> str:
@@ -96,13 +99,17 @@ def _image(slug: str, alt: str, number: int, caption: str) -> str:
 
 
 def _table(table: Table) -> str:
-    head = _row([escape(column.name) for column in table.columns])
+    head = _row([escape(_name(column)) for column in table.columns])
     rule = _row(["---:" if column.numeric else "---" for column in table.columns])
     lines = [_line(line, len(table.columns)) for line in table.lines]
     protocol = f"\n\nProtocol: {escape(table.protocol)}." if table.protocol else ""
     return (
         f"**Table {table.number}.** {escape(table.caption)}\n\n" + "\n".join([head, rule, *lines]) + protocol
     )
+
+
+def _name(column: Column) -> str:
+    return f"{column.group}: {column.name}" if column.group else column.name
 
 
 def _line(line: Line, width: int) -> str:
@@ -113,6 +120,8 @@ def _line(line: Line, width: int) -> str:
 
 def _cell(cell: Cell) -> str:
     words = cell.tone.split()
+    if "code" in words and "`" not in cell.text and "|" not in cell.text:
+        return f"`{plain(cell.text)}`" if cell.text else ""
     return _bold(escape(cell.text)) if "strong" in words or "sure" in words else escape(cell.text)
 
 

@@ -169,6 +169,20 @@ def signed_points(value: Spread) -> str:
     return f"{sign}{abs(points):.2f}{around}"
 
 
+def signed(value: float | None, places: int = 2) -> str:
+    """Returns a difference in its own unit, always with its sign.
+
+    Example:
+        >>> signed(0.214), signed(-1.5), signed(0.001), signed(None)
+        ('+0.21', '−1.50', '±0.00', '–')
+    """
+    if finite(value) is None:
+        return NONE
+    rounded = round(float(value or 0.0), places)
+    sign = "+" if rounded > 0 else MINUS if rounded < 0 else "±"
+    return f"{sign}{abs(rounded):,.{places}f}"
+
+
 def p_value(p: float | None) -> str:
     """Returns "0.031", "< 0.001" or "–"."""
     return NONE if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
@@ -190,6 +204,8 @@ PROTOCOL = {
     "splits": "IS splits",
     "neighbours": "k of precision and recall",
     "num_steps": "training steps",
+    "num_epochs": "passes over the training set",
+    "budget": "held fixed",
     "seed": "seed",
 }
 
@@ -201,6 +217,8 @@ def protocol(rows: Sequence[Row]) -> str:
         values = list(dict.fromkeys(row[key] for row in rows if key in row))
         if values:
             length = 12 if key == "encoder_hash" else 64  # results.json has the whole hash
+            if key == "num_epochs":
+                values = list(dict.fromkeys(round(v, 1) for v in values))
             shown = [count(v) if isinstance(v, int) else str(setting(v))[:length] for v in values]
             parts.append(f"{name} {shorten(shown)}")
     return "; ".join(parts)

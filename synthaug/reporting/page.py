@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import pathlib
 from collections.abc import Sequence
 
@@ -28,6 +29,8 @@ from synthaug.reporting.text import plain
 
 MIN_IMAGE = 40
 """Sample images are enlarged by a whole factor to about this many pixels."""
+WIDE = 10
+"""Tables of more columns are set smaller."""
 
 
 def render(report: Report, sections: Sequence[Section]) -> str:
@@ -123,16 +126,35 @@ def _tile(tile: Tile) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col"{_class(_align(c))}>{escape(c.name)}</th>' for c in table.columns)
+    head, wide = _head(table.columns), " wide" if len(table.columns) > WIDE else ""
     lines = "\n".join(_line(line, table.columns) for line in table.lines)
     protocol = f'<p class="protocol">Protocol: {escape(table.protocol)}.</p>' if table.protocol else ""
     return (
-        f'<div class="table" id="table-{table.number}">\n'
+        f'<div class="table{wide}" id="table-{table.number}">\n'
         f'<p class="caption"><b>Table {table.number}.</b> {escape(table.caption)}</p>\n'
-        f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f'<div class="scroll" tabindex="0"><table>\n<thead>{head}</thead>\n'
         f"<tbody>\n{lines}\n</tbody></table></div>\n"
         f"{protocol}</div>"
     )
+
+
+def _head(columns: Sequence[Column]) -> str:
+    """Returns one header row, or two where columns have a heading in common."""
+
+    def cell(column: Column, span: str = "") -> str:
+        return f'<th scope="col"{span}{_class(_align(column))}>{escape(column.name)}</th>'
+
+    if not any(column.group for column in columns):
+        return f"<tr>{''.join(map(cell, columns))}</tr>"
+    first, second = [], []
+    for group, found in itertools.groupby(columns, key=lambda column: column.group):
+        members = list(found)
+        if group:
+            first.append(f'<th scope="colgroup" colspan="{len(members)}" class="over">{escape(group)}</th>')
+            second += [cell(column) for column in members]
+        else:
+            first += [cell(column, ' rowspan="2"') for column in members]
+    return f"<tr>{''.join(first)}</tr><tr>{''.join(second)}</tr>"
 
 
 def _align(column: Column) -> str:
@@ -159,9 +181,12 @@ def _figure(figure: Figure) -> str:
 
 def _gallery(gallery: Gallery) -> str:
     rows = "\n".join(_strip(strip, gallery) for strip in gallery.strips)
-    head = '<div class="head"></div><div class="head">real</div><div class="head">generated</div>'
+    head = '<div class="head"></div>' + "".join(
+        f'<div class="head">{escape(kind)}</div>' for kind in gallery.kinds
+    )
+    look = f' style="--kinds: {len(gallery.kinds)}"'
     return (
-        f'<figure id="figure-{gallery.number}">\n<div class="strips">\n{head}\n{rows}\n</div>\n'
+        f'<figure id="figure-{gallery.number}">\n<div class="strips"{look}>\n{head}\n{rows}\n</div>\n'
         f"<figcaption><b>Figure {gallery.number}.</b> {escape(gallery.caption)}</figcaption>\n</figure>"
     )
 
@@ -170,12 +195,11 @@ def _strip(strip: Strip, gallery: Gallery) -> str:
     zoom = max(1, round(MIN_IMAGE / gallery.pixels_per_image))
     look = _class("enlarged" if zoom > 1 else "")
     cells = [f'<div class="class">{escape(strip.class_name)}</div>']
-    images = (("real", strip.real, strip.real_width), ("generated", strip.generated, strip.generated_width))
-    for kind, png, width in images:
+    for kind, png, width in zip(gallery.kinds, strip.pngs, strip.widths, strict=True):
         data = base64.b64encode(png).decode("ascii")
-        alt = f"{kind} images of class {escape(strip.class_name)}"
+        alt = f"{escape(kind)} images of class {escape(strip.class_name)}"
         cells.append(
-            f'<div class="strip" data-kind="{kind}"><img{look} alt="{alt}" width="{width * zoom}" '
+            f'<div class="strip" data-kind="{escape(kind)}"><img{look} alt="{alt}" width="{width * zoom}" '
             f'height="{gallery.pixels_per_image * zoom}" src="data:image/png;base64,{data}"></div>'
         )
     return "".join(cells)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from synthaug.reporting import cas_figure, commands, guidance_figure, noise_figure
 from synthaug.reporting.data import Report, Row
 from synthaug.reporting.document import (
     Block,
@@ -17,19 +18,22 @@ from synthaug.reporting.document import (
     Table,
     Text,
 )
+from synthaug.reporting.mixes import budgets
 from synthaug.reporting.numbers import setting
 
 RESULTS = (
-    ("Fig. 2: samples by class", "samples"),
-    ("Fig. 3: FID, IS and CAS against guidance", "sweep"),
-    ("Fig. 4: noise augmentation of super-resolution", "augmentation"),
-    ("Table 1: FID and Inception Score", "scores"),
-    ("Table 2 and Fig. 1, top: CAS", "cas"),
-    ("Table 3 and Fig. 1, bottom: real + generated", "mixes"),
-    ("Table 4 and Fig. 6: more generated data", "scaling"),
-    ("Fig. 5: class by class", "classes"),
-    ("beyond the paper: few real images per class", "few-shot"),
+    ("Fig. 1: CAS, and gains by size", "figure-1", commands.AUGMENT),
+    ("Fig. 2: samples by class", "samples", commands.CASCADE[1024]),
+    ("Fig. 3: FID, IS and CAS against guidance", "figure-3", commands.CASCADE[64]),
+    ("Fig. 4: noise augmentation of super-resolution", "figure-4", commands.CASCADE[256]),
+    ("Table 1: FID and Inception Score", "scores", commands.CASCADE[256]),
+    ("Table 2: CAS", "cas", commands.CAS),
+    ("Table 3: real + generated", "mixes", commands.AUGMENT),
+    ("Table 4 and Fig. 6: more generated data", "scaling", commands.SCALING),
+    ("Fig. 5: class by class", "classes", commands.CAS),
+    ("beyond the paper: few real images", "few-shot", commands.FEW_SHOT),
 )
+"""What the paper shows, the section or figure that repeats it, and the command that makes it at full size."""
 
 
 def section(report: Report, before: Sequence[Section]) -> Section:
@@ -46,7 +50,9 @@ def section(report: Report, before: Sequence[Section]) -> Section:
     blocks += _licences(report)
     if report.notes:
         blocks += [Text("Notes", kind="heading"), Bullets(report.notes)]
-    blocks += [Text("Run it again", kind="heading"), Code(report.command)]
+    blocks += [Text("Run it again", kind="heading"), Code(report.results["command"])]
+    if rows := report.rows("classify"):
+        blocks.append(budgets(rows))
     blocks.append(_versions(report))
     blocks.append(Details("Every setting of the experiment", [Code(report.settings_text)]))
     return Section("provenance", "What was run", blocks)
@@ -55,27 +61,28 @@ def section(report: Report, before: Sequence[Section]) -> Section:
 def _licences(report: Report) -> list[Block]:
     """Returns under which terms the generated images stand: those of the weights that made them."""
     lines = [f"{held['name']}: {held['terms']} {held['url']}" for held in report.results["licences"]]
+    made = [s for s in report.results["sets"] if s["source"] != "own"]
+    lines += [f"{s['name']}: {s['licence'] or 'not stated in sets.licence.'}" for s in made]
     own = "None: the cascade was trained from random weights."
     return [Text("Licence of the generated images", kind="heading"), Bullets(lines or [own])]
 
 
 def _coverage(report: Report, before: Sequence[Section]) -> Table:
-    reasons = {s.slug: s.missing for s in before} | {"augmentation": _augmentation_missing(report)}
-    titles = {s.slug: s.title for s in before} | {"augmentation": "Sampling settings"}
+    figures = {"figure-1": (cas_figure, "headline"), "figure-3": (guidance_figure, "sweep")}
+    figures["figure-4"] = (noise_figure, "sweep")
+    reasons, titles = {s.slug: s.missing for s in before}, {s.slug: s.title for s in before}
+    for slug, (module, place) in figures.items():
+        found = module.missing(report.results)
+        reasons[slug], titles[slug] = reasons[place] or found, titles[place]
     lines = []
-    for result, slug in RESULTS:
+    for result, slug, command in RESULTS:
         reason = reasons[slug]
         status = Cell("not run", "muted") if reason else Cell("run", "strong")
-        lines.append(Line([Cell(result), status, Cell(reason or f"section “{titles[slug]}”")]))
-    columns = [Column(name, numeric=False) for name in ("result of the paper", "here", "where, or why not")]
-    return Table(columns, lines, "Which of the paper's results this study has, in its own size.")
-
-
-def _augmentation_missing(report: Report) -> str:
-    levels = {(row["phase"], row["aug_level"]) for row in report.rows("sweep")}
-    phases = [phase for phase, _ in levels]
-    several = any(phases.count(phase) > 1 for phase in phases)
-    return "" if several else "no phase of the sweep varies aug_level."
+        where = Cell(reason or f"section “{titles[slug]}”")
+        lines.append(Line([Cell(result), status, where, Cell(command if reason else "", "code")]))
+    names = ("result of the paper", "here", "where, or why not", "command that makes it")
+    caption = "Which of the paper's results this study has, in its own size."
+    return Table([Column(name, numeric=False) for name in names], lines, caption)
 
 
 def _lost(rows: Sequence[tuple[str, Row]]) -> Table:

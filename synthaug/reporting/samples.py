@@ -1,4 +1,4 @@
-"""Real beside generated images, class by class."""
+"""Generated images beside those of another arm and real ones, class by class (the paper's Fig. 2)."""
 
 from __future__ import annotations
 
@@ -10,56 +10,65 @@ import matplotlib.figure
 import numpy as np
 from PIL import Image
 
-from synthaug.reporting import drawing
+from synthaug.reporting import commands, drawing
 from synthaug.reporting.data import Report, SampleGrid
 from synthaug.reporting.document import Gallery, Section, Strip, missing_section
 from synthaug.reporting.text import label
 
+TITLE = "Samples: Figure 2"
 MOST_BYTES = 1_700_000
 """PNG bytes of all galleries in the page, which is to stay below 3 MB."""
 MOST_PIXELS = 64
 """Larger images are shown as thumbnails of this side; the sample set has them whole."""
 MOST_CLASSES = 40
 MOST_IMAGES = 8
-"""Of each class and kind; both kinds show equally many."""
+"""Of each class and kind; all kinds show equally many."""
 
 
 def section(report: Report) -> Section:
     """Returns one gallery per resolution."""
-    grids = [g for g in report.samples if g.class_names and g.generated.shape[1]]
+    grids = [g for g in report.samples if g.class_names and _per_class(g)]
     if not grids:
-        return missing_section("samples", "Samples", "no images were handed to the report.")
+        reason = "no images were handed to the report."
+        return missing_section("samples", TITLE, reason, commands.CASCADE[1024])
     share = MOST_BYTES // len(grids)
-    return Section("samples", "Samples", [gallery(grid, share) for grid in grids])
+    top = max(grid.resolution for grid in grids)
+    ordered = sorted(grids, key=lambda grid: -grid.resolution)
+    drawn = [(grid.resolution, gallery(grid, share)) for grid in ordered]
+    numbered = [dataclasses.replace(g, number=2) if px == top else g for px, g in drawn]
+    return Section("samples", TITLE, numbered)
+
+
+def _per_class(grid: SampleGrid) -> int:
+    """Returns how many images of a class every kind has."""
+    return min((images.shape[1] for images in grid.kinds.values()), default=0)
 
 
 def gallery(grid: SampleGrid, most_bytes: int) -> Gallery:
     """Returns as many classes as fit into `most_bytes`, evenly spread over all of them."""
-    side = min(grid.generated.shape[2], MOST_PIXELS)
-    n = min(grid.real.shape[1] or MOST_IMAGES, grid.generated.shape[1], MOST_IMAGES)
-    grid = dataclasses.replace(grid, real=grid.real[:, :n], generated=grid.generated[:, :n])
-    classes = range(len(grid.class_names))
-    probe = _strip(grid, 0, side)
-    fits = most_bytes // (len(probe.real) + len(probe.generated))
-    shown = _spread_over(classes, min(MOST_CLASSES, max(1, fits)))
+    native = max(images.shape[2] for images in grid.kinds.values())
+    side, n = min(native, MOST_PIXELS), min(_per_class(grid), MOST_IMAGES)
+    grid = dataclasses.replace(grid, kinds={kind: images[:, :n] for kind, images in grid.kinds.items()})
+    fits = most_bytes // sum(map(len, _strip(grid, 0, side).pngs))
+    shown = _spread_over(range(len(grid.class_names)), min(MOST_CLASSES, max(1, fits)))
     return Gallery(
         slug=f"samples-{grid.resolution}",
+        kinds=[label(kind, 40) for kind in grid.kinds],
         strips=[_strip(grid, k, side) for k in shown],
         pixels_per_image=side,
         png=_sheet(grid, shown, side),
-        caption=_caption(grid, shown, side),
+        caption=_caption(grid, shown, side, native),
     )
 
 
-def _caption(grid: SampleGrid, shown: Sequence[int], side: int) -> str:
+def _caption(grid: SampleGrid, shown: Sequence[int], side: int, native: int) -> str:
     total = len(grid.class_names)
-    which = (
-        f"All {total} classes" if len(shown) == total else f"{len(shown)} of {total} classes, evenly spaced,"
-    )
-    size = "without smoothing" if side == grid.generated.shape[2] else f"reduced to {side} px"
+    which = f"all {total}" if len(shown) == total else f"{len(shown)} of {total}"
+    spaced = "" if len(shown) == total else ", evenly spaced,"
+    size = "without smoothing" if side == native else f"reduced to {side} px"
     return (
-        f"{which} at {grid.resolution} px: real training images on the left, generated images on the right; "
-        f"the first of each class, not selected, {size}."
+        f"As the paper's Fig. 2: {which} classes{spaced} at {grid.resolution} px, from left to right "
+        f"{', '.join(label(kind, 40) for kind in grid.kinds)}; the first of each class, not selected, {size}."
     )
 
 
@@ -74,8 +83,8 @@ def _gap(side: int) -> int:
 
 
 def _strip(grid: SampleGrid, k: int, side: int) -> Strip:
-    rows = [_row(images[k], side) for images in (grid.real, grid.generated)]
-    return Strip(grid.class_names[k], _png(rows[0]), _png(rows[1]), rows[0].shape[1], rows[1].shape[1])
+    rows = [_row(images[k], side) for images in grid.kinds.values()]
+    return Strip(grid.class_names[k], [_png(row) for row in rows], [row.shape[1] for row in rows])
 
 
 def _row(images: np.ndarray, side: int) -> np.ndarray:
@@ -104,16 +113,14 @@ def _png(pixels: np.ndarray) -> bytes:
 
 
 def _sheet(grid: SampleGrid, shown: Sequence[int], side: int) -> bytes:
-    """Returns one PNG with a line per class: its name, the real images, the generated images."""
+    """Returns one PNG with a line per class: its name, then the images of each kind."""
     with drawing.style():
         figure = matplotlib.figure.Figure(figsize=(10, max(1.5, 0.62 * len(shown) + 0.6)))
-        panels = figure.subplots(1, 2, squeeze=False)[0]
-        for panel, images, title in zip(
-            panels, (grid.real, grid.generated), ("real", "generated"), strict=True
-        ):
+        panels = figure.subplots(1, len(grid.kinds), squeeze=False)[0]
+        for panel, (title, images) in zip(panels, grid.kinds.items(), strict=True):
             rows = [np.pad(_row(images[k], side), ((0, _gap(side)), (0, 0), (0, 0))) for k in shown]
             panel.imshow(np.concatenate(rows), interpolation="nearest")
-            panel.set_title(title)
+            panel.set_title(label(title, 30))
             panel.set_axis_off()
         step = side + _gap(side)
         panels[0].set_axis_on()

@@ -3,123 +3,111 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import matplotlib.figure
-from matplotlib.ticker import MaxNLocator
-
-from synthaug.reporting import drawing, paper
+from synthaug.reporting import commands, comparable, paper, scaling_figure
 from synthaug.reporting.comparisons import (
-    Arm,
-    arm_name,
-    arms,
+    ALL,
+    beside,
     compare,
     copies_of,
+    epochs_of,
+    models,
     p_note,
-    score_cell,
     select,
+    set_name,
+    sets_of,
+    steps_of,
     trained_on,
 )
-from synthaug.reporting.data import Report, Row
-from synthaug.reporting.document import Cell, Column, Details, Figure, Line, Section, Table, missing_section
-from synthaug.reporting.numbers import MINUS, SURE, Spread, decimal, delta_cell, paired, protocol, spread
-from synthaug.reporting.text import label
+from synthaug.reporting.data import Report, Results, Row, run_rows
+from synthaug.reporting.document import Cell, Column, Line, Section, Table, missing_section
+from synthaug.reporting.numbers import MINUS, SURE, delta_cell, p_value, paired, protocol, signed
 
-TITLE = "More generated data"
+TITLE = "More generated data: Table 4 and Figure 6"
+Lost = list[tuple[str, str]]
 
 
 def section(report: Report) -> Section:
     """Returns the curve and its table; it takes at least two numbers of copies."""
-    rows = [r for r in report.rows("classify") if r["shots"] == 0 and r["mix"] in ("real", "real+generated")]
+    rows = scaling_rows(report.results)
     copies = copies_of(rows, "real+generated")
     if len(copies) < 2:
         had = f"only {copies[0]} was trained" if copies else "none was trained"
         reason = f"a curve needs at least two numbers of generated copies beside the real set; {had}."
-        return missing_section("scaling", TITLE, reason)
-    published = Details("The paper's Table 4, for orientation", [_published()])
-    return Section("scaling", TITLE, [_figure(rows, copies), _table(rows, copies), published])
+        return missing_section("scaling", TITLE, reason, commands.SCALING)
+    table, lost = table_4(report.results)
+    return Section("scaling", TITLE, [scaling_figure.figure(report.results), table, *commands.details(lost)])
 
 
-def curve(rows: Sequence[Row], arm: Arm, copies: Sequence[int]) -> list[tuple[int, Spread]]:
-    """Returns (copies, top-1) with 0 copies for the real set alone; points without a number are left out."""
-    cells = [(0, select(rows, arm, "real"))] + [(c, select(rows, arm, "real+generated", c)) for c in copies]
-    points = [(c, spread([row["top1"] for row in cell])) for c, cell in cells if cell]
-    return [(c, s) for c, s in points if s.mean is not None]
+def scaling_rows(results: Results) -> list[Row]:
+    """Returns the rows with all real images, alone or with generated ones."""
+    rows = run_rows(results, "classify")
+    return [r for r in rows if r["subset"] == ALL and r["mix"] in ("real", "real+generated")]
 
 
-def _figure(rows: Sequence[Row], copies: Sequence[int]) -> Figure:
-    every = arms(rows)
-    with drawing.style():
-        drawn = matplotlib.figure.Figure(figsize=(8.6, 3.9))
-        axis = drawn.subplots()
-        for i, arm in enumerate(every):
-            _draw_curve(axis, curve(rows, arm, copies), i, label(arm_name(arm, every), 40))
-        axis.set_xlabel("generated copies added to the real set (0 = real images only)")
-        axis.set_ylabel("top-1 %, real validation images")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.margins(x=0.05, y=0.1)
-        handles, labels = axis.get_legend_handles_labels()
-        if handles:
-            drawn.legend(handles, labels, loc="outside right upper")
-        svg, png = drawing.to_svg(drawn, "scaling"), drawing.to_png(drawn)
-    caption = (
-        "Top-1 against the number of generated copies added to the real set; bars: ± one deviation over "
-        "training seeds. Dotted: each classifier with real images only. Large marker: its best point."
-    )
-    return Figure(
-        "scaling", svg, png, caption, "Top-1 accuracy against generated copies, a line per classifier"
-    )
-
-
-def _draw_curve(axis: Any, points: Sequence[tuple[int, Spread]], i: int, name: str) -> None:
-    if not points:
-        return
-    colour, marker = drawing.SERIES[i % len(drawing.SERIES)], drawing.MARKERS[i % len(drawing.MARKERS)]
-    shift = 0.03 * i  # keeps bars of several classifiers apart
-    x, y = [c + shift for c, _ in points], [100 * (s.mean or 0.0) for _, s in points]
-    bars = [100 * (s.deviation or 0.0) for _, s in points]
-    axis.errorbar(x, y, yerr=bars, color=colour, marker=marker, capsize=3, elinewidth=1.1, label=name)
-    best = max(range(len(y)), key=y.__getitem__)
-    axis.plot([x[best]], [y[best]], color=colour, marker=marker, markersize=10, linestyle="none")
-    if points[0][0] == 0:
-        axis.axhline(y[0], color=colour, linestyle=":", linewidth=1.1)
-
-
-def _table(rows: Sequence[Row], copies: Sequence[int]) -> Table:
-    every = arms(rows)
-    columns = [Column("copies"), Column("training images")]
-    for arm in every:
-        columns += [Column(f"{arm_name(arm, every)}, top-1 %"), Column("Δ, points")]
-    lines = []
-    for number in (0, *copies):
-        mix, wanted = ("real", None) if number == 0 else ("real+generated", number)
-        cells = [select(rows, arm, mix, wanted) for arm in every]
-        line = [Cell(str(number)), Cell(trained_on([row for cell in cells for row in cell]))]
-        for arm, cell in zip(every, cells, strict=True):
-            delta = delta_cell(paired(select(rows, arm, "real"), cell, "top1")) if number else Cell("")
-            line += [score_cell(cell, "top1"), delta]
-        lines.append(Line(line))
-    caption = (
-        f"The points of the curve. Δ is against 0 copies; the sign says better (+) or worse ({MINUS}), bold: "
-        f"p < {SURE:g}."
-    )
+def table_4(results: Results) -> tuple[Table, Lost]:
+    """Returns the table, and the paper's rows that are not run with the command that runs them."""
+    rows = scaling_rows(results)
+    lines, lost, shown = list[Line](), Lost(), set[int]()
+    for model in models(rows):
+        for name, px in sorted(sets_of(rows), key=lambda found: found[1]):
+            own = [row for row in rows if row["model"] == model]
+            published = comparable.table_4(results, own[0], name, px)
+            if not published and len(copies_of(own, "real+generated", name)) < 2:
+                continue  # no curve, and nothing of the paper's to set it against
+            if published:
+                shown.add(px)
+            lines.append(Line([Cell(f"{model}, {set_name(results, name)}")], "group"))
+            more, left = _block(rows, model, name, px, published)
+            lines, lost = lines + more, lost + left
+    for px in (64, 256, 1024):
+        if px not in shown:
+            lines.append(Line([Cell(f"{paper.SOURCE}, ResNet-50, {_published_name(px)}")], "group"))
+            more, left = _block([], "ResNet-50", "", px, comparable.published_sizes(px))
+            lines, lost = lines + more, lost + left
+    columns = [Column("copies"), *map(Column, ("training images", "steps", "passes"))]
+    columns += [Column(name, group="top-1 % ↑") for name in ("paper", "ours", "diff.")]
+    columns += [Column(name, group="Δ to 0 copies, points") for name in ("paper", "ours", "p")]
     how = f"{protocol(rows)}. {p_note(compare(rows, 'real+generated'))}"
-    return Table(columns, lines, caption, how)
+    return Table(columns, lines, _caption(results), how, number=4), lost
 
 
-def _published() -> Table:
-    names = ("copies", "256 px set, top-1 %", "Δ, points", "1024 px set, top-1 %", "Δ, points")
-    zero = paper.TABLE_4[0]
-    lines = []
-    for row in paper.TABLE_4:
-        line = [Cell(str(row.copies))]
-        for top1, dev, base in (
-            (row.top1_256, row.dev_256, zero.top1_256),
-            (row.top1_1024, row.dev_1024, zero.top1_1024),
-        ):
-            delta = Cell(f"{top1 - base:+.2f}".replace("-", MINUS), "up" if top1 > base else "down")
-            line += [Cell(f"{decimal(top1)} ± {decimal(dev)}"), delta if row.copies else Cell("")]
-        lines.append(Line(line, "published"))
-    caption = f"{paper.SOURCE}, Table 4: {paper.LABEL}."
-    how = "ImageNet-1K, ResNet-50; 0 copies = 1.2 M real images, each copy adds 1.2 M generated images"
-    return Table([Column(name) for name in names], lines, caption, how)
+def _published_name(px: int) -> str:
+    return f"{px} px set" + (" (Fig. 6, digitised)" if px == 64 else "")
+
+
+def _caption(results: Results) -> str:
+    text = (
+        "The paper's Table 4: top-1 % by the number of generated copies beside the real set; a copy is one "
+        "generated image per real image, class by class. Δ is against 0 copies; the sign says better (+) or "
+        f"worse ({MINUS}), bold: p < {SURE:g}. "
+    )
+    if not comparable.same_data(results):
+        return text + (
+            "This study has other images than ImageNet-1K, so the paper's rows stand for orientation and no "
+            "difference is written; there a copy is 1.2 M images."
+        )
+    return text + "Difference: ours minus the paper's. At 64 px the paper's values are those of Fig. 6."
+
+
+def _block(
+    rows: Sequence[Row], model: str, name: str, px: int, published: Sequence[paper.Value]
+) -> tuple[list[Line], Lost]:
+    """Returns the lines of one classifier with one set: ours, and what only the paper has."""
+    ours = copies_of([r for r in rows if r["model"] == model], "real+generated", name) if rows else []
+    zero = select(rows, model, "real")
+    lines, lost = list[Line](), Lost()
+    for copies in sorted({0, *ours, *range(len(published))}):
+        cell = select(rows, model, "real+generated", name, copies) if copies else zero
+        known = published[copies] if copies < len(published) else None
+        delta = paired(zero, cell, "top1")
+        if not cell:
+            lost.append((f"{model}, {px} px set, {copies} copies", commands.table_4(px, copies)))
+        cells = [Cell(str(copies)), Cell(trained_on(cell)), Cell(steps_of(cell)), Cell(epochs_of(cell))]
+        cells += beside(cell, "top1", known)
+        paper_delta = signed(known.mean - published[0].mean) if known and copies else ""
+        ours_delta = delta_cell(delta) if copies and cell else Cell("")
+        p = p_value(delta.p) if copies and cell else ""
+        cells += [Cell(paper_delta, "muted"), ours_delta, Cell(p)]
+        lines.append(Line(cells, "" if cell else "published"))
+    return lines, lost

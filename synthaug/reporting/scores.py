@@ -1,27 +1,100 @@
-"""FID, Inception Score, precision and recall of the generated set, with real images as the yardstick."""
+"""FID and Inception Score of the generated sets beside the paper's Table 1; real images are the yardstick."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from synthaug.reporting import paper
-from synthaug.reporting.data import Report, Row
-from synthaug.reporting.document import Cell, Column, Details, Line, Section, Table, missing_section
-from synthaug.reporting.numbers import count, decimal, places_for, protocol
+from synthaug.reporting import commands, comparable, paper
+from synthaug.reporting.comparisons import published_cell
+from synthaug.reporting.data import Report, Results, Row
+from synthaug.reporting.document import Cell, Column, Line, Section, Table, missing_section
+from synthaug.reporting.numbers import NONE, count, decimal, finite, places_for, protocol, signed
 from synthaug.reporting.sweep import with_deviation
+
+TITLE = "Image quality: Table 1"
 
 
 def section(report: Report) -> Section:
-    """Returns the score table and the paper's Table 1 beneath it."""
+    """Returns Table 1, the paper's numbers and ours in one row, and the full protocol of ours."""
     rows = report.rows("score")
     if not rows:
         reason = report.why_not("score", "", "the study has no score stage, so there is no FID.")
-        return missing_section("scores", "Image quality", reason)
-    published = Details("The paper's Table 1, for orientation", [_published()])
-    return Section("scores", "Image quality", [_table(rows), published])
+        return missing_section("scores", TITLE, reason, commands.CASCADE[256])
+    table, lost = table_1(report.results)
+    return Section("scores", TITLE, [table, *commands.details(lost), _measured(rows)])
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def table_1(results: Results) -> tuple[Table, list[tuple[str, str]]]:
+    """Returns the table, and the paper's own rows that are not run with the command that runs them."""
+    rows = [r for r in results["score"] if "not_run" not in r]
+    sets = list(dict.fromkeys((r["set"], r["resolution"]) for r in rows))
+    lines, shown = [Line([Cell("this study")], "group")], set()
+    for name, px in sorted(sets, key=lambda s: s[1]):
+        published = comparable.table_1(results, name, px)
+        shown.add(published)
+        own = [r for r in rows if (r["set"], r["resolution"]) == (name, px)]
+        lines.append(_line(name, px, own, published))
+    lost = []
+    for px in (64, 256):
+        lines.append(Line([Cell(f"{paper.SOURCE}, {px} px")], "group"))
+        for row in (r for r in paper.TABLE_1 if r.resolution == px and r not in shown):
+            lines.append(_published_line(row))
+            if row.model == paper.OWN:
+                lost.append((f"{row.model}, {px} px", commands.CASCADE[px]))
+    columns = [Column("model or set", numeric=False), Column("px")]
+    for group in ("FID against train ↓", "FID against val ↓", "Inception Score ↑"):
+        columns += [Column(name, group=group) for name in ("paper", "ours", "diff.")]
+    return Table(columns, lines, _caption(results, rows), protocol(rows), number=1), lost
+
+
+def _caption(results: Results, rows: Sequence[Row]) -> str:
+    text = "The paper's Table 1, sample quality: its number and ours in one row. "
+    if not comparable.same_data(results):
+        return text + (
+            "This study has other images than ImageNet-1K, so the paper's rows stand for orientation and no "
+            "difference is written. The rows of real images say what a perfect generator would score here."
+        )
+    if not all(map(comparable.same_features, rows)):
+        return text + (
+            "Our features do not come from Inception but from a classifier trained on the real images, so no "
+            "difference is written: the scales differ."
+        )
+    return text + "Difference: ours minus the paper's. The paper's FID most likely rests on 1.2 M images."
+
+
+def _line(name: str, px: int, own: Sequence[Row], published: paper.Quality | None) -> Line:
+    by_reference = {row["reference"]: row for row in own}
+    label = f"{name} ({published.model})" if published and published.model != name else name
+    cells = [Cell(label, "strong" if not name.startswith("real ") else ""), Cell(str(px))]
+    places = places_for(row["fid"] for row in own)
+    same = all(map(comparable.same_features, own))
+    for reference in ("train", "val"):
+        row = by_reference.get(reference)
+        known = None if published is None else getattr(published, f"fid_{reference}")
+        ours = None if row is None else finite(row["fid"])
+        gap = ours - known if same and ours is not None and known is not None else None
+        cells += [published_cell(known), Cell(NONE if row is None else decimal(ours, places)), _gap(gap, -1)]
+    score = published.inception_score if published else None
+    ours = finite(own[0]["inception_score"])
+    gap = ours - score.mean if same and ours is not None and score else None
+    return Line([*cells, published_cell(score), Cell(with_deviation(own[0])), _gap(gap, 1)])
+
+
+def _gap(value: float | None, better: int) -> Cell:
+    if value is None:
+        return Cell("")
+    return Cell(signed(value), "up" if better * value > 0 else "down")
+
+
+def _published_line(row: paper.Quality) -> Line:
+    ours = Cell("not run", "muted") if row.model == paper.OWN else Cell("")
+    cells = [Cell(row.model), Cell(str(row.resolution))]
+    for value in (row.fid_train, row.fid_val, row.inception_score):
+        cells += [Cell(NONE) if value is None else published_cell(value), ours, Cell("")]
+    return Line(cells, "published")
+
+
+def _measured(rows: Sequence[Row]) -> Table:
     places = places_for(row["fid"] for row in rows)
     names = ("n", "reference n", "FID ↓", "IS ↑", "precision ↑", "recall ↑")
     columns = [
@@ -31,16 +104,16 @@ def _table(rows: Sequence[Row]) -> Table:
         *map(Column, names),
     ]
     caption = (
-        "The generated set against the real splits. The rows of real images say what a perfect generator "
-        "would score: their FID is not 0, since two finite sets differ. Precision is the share of images "
-        "that lie among the reference, recall the share of the reference that is covered."
+        "Every measured set with its protocol. The rows of real images say what a perfect generator would "
+        "score: their FID is not 0, since two finite sets differ. Precision is the share of images that lie "
+        "among the reference, recall the share of the reference that is covered."
     )
-    lines = [_line(row, places) for row in sorted(rows, key=lambda r: r["resolution"])]
+    lines = [_measured_line(row, places) for row in sorted(rows, key=lambda r: r["resolution"])]
     return Table(columns, lines, caption, protocol(rows))
 
 
-def _line(row: Row, places: int) -> Line:
-    tone = "strong" if row["set"] == "generated" else ""
+def _measured_line(row: Row, places: int) -> Line:
+    tone = "" if row["set"].startswith("real ") else "strong"
     texts = [
         row["set"],
         str(row["resolution"]),
@@ -53,23 +126,3 @@ def _line(row: Row, places: int) -> Line:
         decimal(row["recall"], 3),
     ]
     return Line([Cell(texts[0], tone), *map(Cell, texts[1:])])
-
-
-def _published() -> Table:
-    names = ("px", "FID train ↓", "FID val ↓", "IS ↑")
-    lines = [
-        Line(
-            [
-                Cell(row.model),
-                Cell(str(row.resolution)),
-                Cell(decimal(row.fid_train)),
-                Cell(decimal(row.fid_val)),
-                Cell(decimal(row.inception_score)),
-            ],
-            "published",
-        )
-        for row in paper.TABLE_1
-    ]
-    caption = f"{paper.SOURCE}, Table 1: {paper.LABEL}."
-    how = "Inception features, ImageNet-1K, sets of training-set size (1.28 M images), unguided baselines"
-    return Table([Column("model", numeric=False), *map(Column, names)], lines, caption, how)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from synthaug.reporting import sweep_figure
+from synthaug.reporting import commands, guidance_figure, noise_figure, sweep_figure
 from synthaug.reporting.data import Choice, Report, Row
 from synthaug.reporting.document import (
     Block,
@@ -16,6 +16,7 @@ from synthaug.reporting.document import (
     Table,
     Text,
     missing_section,
+    not_run,
 )
 from synthaug.reporting.numbers import NONE, decimal, finite, percent, places_for, plural, protocol, setting
 
@@ -31,6 +32,7 @@ KNOBS = {
     "guide_checkpoint": "guide checkpoint",
     "ema_length": "EMA length",
 }
+TITLE = "Sampling settings: Figures 3 and 4"
 MOST_LINES = 24
 """Larger tables fold away; the chosen point and the Pareto front stay in sight."""
 
@@ -41,7 +43,7 @@ def section(report: Report) -> Section:
     if not rows:
         otherwise = "the study has no sweep; sampling used the settings of its job file."
         reason = report.why_not("sweep", "", otherwise)
-        return missing_section("sweep", "Sampling settings", reason)
+        return missing_section("sweep", TITLE, reason, commands.CASCADE[256])
     blocks: list[Block] = [
         Text(
             "Each phase samples a small set at every setting, scores it, and starts from what the phase "
@@ -49,9 +51,15 @@ def section(report: Report) -> Section:
             "one phase only."
         )
     ]
+    for name, module, command in (
+        ("Figure 3", guidance_figure, commands.CASCADE[64]),
+        ("Figure 4", noise_figure, commands.CASCADE[256]),
+    ):
+        reason = module.missing(report.results)
+        blocks += not_run(name, reason, command) if reason else [module.figure(report.results)]
     for phase in dict.fromkeys(row["phase"] for row in rows):
         blocks += _phase(phase, [r for r in rows if r["phase"] == phase], report.choices)
-    return Section("sweep", "Sampling settings", blocks)
+    return Section("sweep", TITLE, blocks)
 
 
 def _phase(phase: str, rows: Sequence[Row], choices: Sequence[Choice]) -> list[Block]:
@@ -60,7 +68,7 @@ def _phase(phase: str, rows: Sequence[Row], choices: Sequence[Choice]) -> list[B
     blocks: list[Block] = [Text(f"Phase {phase}: {model}, {rows[0]['resolution']} px", kind="heading")]
     blocks.append(Text(_chosen_text(rule)))
     if any(finite(row["fid"]) is not None for row in rows):
-        blocks.append(sweep_figure.figure(phase, rows))
+        blocks.append(Details("Every point of the phase, drawn", [sweep_figure.figure(phase, rows)]))
     else:
         blocks.append(Text("No point of this phase has a FID: nothing to draw.", kind="missing"))
     if len(rows) <= MOST_LINES:

@@ -7,6 +7,8 @@ import pathlib
 from synthaug.reporting import (
     cas,
     classes,
+    dataset,
+    extras,
     headline,
     markdown,
     mixes,
@@ -56,6 +58,8 @@ def build(report: Report) -> list[Section]:
         scaling.section(report),
         mixes.few_shot_section(report),
         classes.section(report),
+        *extras.sections(report),
+        dataset.section(report),
         timing.section(report),
     ]
     return numbered([*before, provenance.section(report, before)])
