@@ -61,8 +61,8 @@ def run_folder(folder: pathlib.Path, *more: str) -> str:
         *SMALL,
         f"data.path={folder}",
         *more,
-        "--stage",
-        "prepare",
+        "--until",
+        "collect",
     ]
     return refused(*words)
 
@@ -86,10 +86,10 @@ def test_unreadable_image_is_named_and_counted(folder: pathlib.Path) -> None:
 def test_allowed_corrupt_images_are_left_out_by_name(folder: pathlib.Path) -> None:
     (folder / "cat" / "3.png").write_bytes(b"not an image")
     runs = folder.parent / "runs"
-    words = [*SMALL, f"data.path={folder}", "data.max_corrupt=1", "data.num_train=15", "--stage", "prepare"]
+    words = [*SMALL, f"data.path={folder}", "data.max_corrupt=1", "--until", "collect"]
     done = study.synthaug("run", str(study.TINY), "--runs", str(runs), *words)
     assert done.returncode == 0, done.stderr
-    result = json.loads((runs / "folder" / "prepare-0" / "done.json").read_text())["result"]
+    result = json.loads((runs / "folder" / "collect-0" / "done.json").read_text())["result"]
     assert list(result["corrupt"]) == ["cat/3.png"]
     assert result["num_train"] == 15
 
@@ -110,8 +110,8 @@ def test_job_file_errors_come_before_any_directory_is_made(tmp_path: pathlib.Pat
     runs = tmp_path / "runs"
     cycle = refused("run", str(study.TINY), "--runs", str(runs), "cascade.base4.low_res=sr8")
     assert "cycle" in cycle
-    stage = refused("run", str(study.TINY), "--runs", str(runs), "stages=[prepare, smaple]")
-    assert "did you mean 'sample'?" in stage
+    stage = refused("run", str(study.TINY), "--runs", str(runs), "stages=[clasify]")
+    assert "did you mean 'classify'?" in stage
     assert "no such stage" in refused("run", str(study.TINY), "--runs", str(runs), "--stage", "train")
     batch_site = tmp_path / "site.yaml"
     batch_site.write_text("devices: 3\n")
@@ -148,7 +148,7 @@ def test_read_only_run_directory(open_path: pathlib.Path) -> None:
     run.create(experiment.load(study.TINY))
     # Everything is imported as root: the interpreter's own files may be closed to others.
     code = (
-        "import os, sys, synthaug.launch.local, synthaug.site, synthaug.commit, synthaug.__main__ as m; "
+        "import os, sys, synthaug.checks, synthaug.launch.local, synthaug.site, synthaug.__main__ as m; "
         "os.setgid(65534); os.setuid(65534); sys.exit(m.main(sys.argv[1:]))"
     )
     for runs, words in (
@@ -187,7 +187,7 @@ def test_non_finite_loss_stops_with_the_interval(tmp_path: pathlib.Path) -> None
         "score.encoder.optimizer.grad_clip=0",
     ]
     line = ["run", str(study.TINY), "--runs", str(runs), *words]
-    assert study.synthaug(*line, "--stage", "prepare").returncode == 0
+    assert study.synthaug(*line, "--until", "collect").returncode == 0
     done = study.synthaug(*line, "--stage", "encoder")
     assert done.returncode == 2, done.stderr
     assert not (runs / "broken" / "encoder-0" / "done.json").exists()

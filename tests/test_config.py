@@ -140,9 +140,9 @@ def test_cascade_cycle_and_unknown_model() -> None:
     assert "expected exactly one model without low_res" in message("cascade.sr8.low_res=''")
 
 
-def test_unknown_stage_and_missing_stage() -> None:
-    assert "did you mean 'sample'?" in message("stages=[prepare, sampel]")
-    assert "stages: embed is missing" in message("stages=[prepare]")
+def test_unknown_stage_and_doubled_stage() -> None:
+    assert "did you mean 'classify'?" in message("stages=[score, clasify]")
+    assert "stages: a stage stands twice" in message("stages=[score, score]")
 
 
 def test_settings_that_do_not_fit_each_other() -> None:
@@ -153,13 +153,15 @@ def test_settings_that_do_not_fit_each_other() -> None:
     assert "checkpoint 1234 is not kept" in message("sweep.phases.base.grid.checkpoint=[1234]")
     assert "exceeds the 1024 images" in message("sweep.phases.enlarge.num_images=2000")
     assert "has no low-resolution input" in message("sweep.phases.base.grid.aug_level=[0.1]")
-    assert "copies exceed sample.copies = 4" in message("classify.copies=[5]")
+    assert "5 copies of 1442 exceed the 5768 images of generated-8; raise sample.copies" in message(
+        "classify.copies=[5]"
+    )
     assert "expected one of real, generated, real+generated" in message("classify.mixes=[fake]")
     assert "classify.seeds holds 0 twice" in message("classify.seeds=[0, 0]")
     assert "guidance_weight holds 1.0 twice" in message("sweep.phases.base.grid.guidance_weight=[1, 1]")
     assert "classify.copies is empty" in message("classify.copies=[]")
-    assert "needs {} for the class name" in message("prompts.template=abc")
-    assert "cascade is empty" in message("cascade={}")
+    assert "put {} where the class name goes" in message("prompts.template=abc")
+    assert "there is no cascade: name the sides to prepare" in message("cascade={}")
     assert "patch_size = 3 does not divide 8 px" in message("classify.models.vit.patch_size=3")
     assert "name = '../x'" in message("name=../x")
     assert "choose = cas needs cas_steps" in message("sweep.phases.base.choose=cas")

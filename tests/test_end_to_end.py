@@ -15,7 +15,7 @@ SCORE = {
     "set", "resolution", "reference", "n", "encoder", "fid", "inception_score", "inception_score_std",
     "precision", "recall",
 }  # fmt: skip
-CLASSIFY = {"model", "mix", "copies", "shots", "seed", "top1", "top5"}
+CLASSIFY = {"model", "mix", "set", "copies", "subset", "per_class", "seed", "top1", "top5", "num_epochs"}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,19 @@ def results(run: pathlib.Path) -> dict:
 
 def test_results_have_the_documented_form(finished: pathlib.Path) -> None:
     found = results(finished)
-    assert list(found) == ["name", "versions", "licences", "sweep", "score", "classify"]
+    parts = [
+        "name",
+        "command",
+        "versions",
+        "licences",
+        "data",
+        "class_names",
+        "sets",
+        "sweep",
+        "score",
+        "filter",
+    ]
+    assert list(found) == [*parts, "classify", "per_class"]
     assert len(found["sweep"]) == 6
     assert sum(row["chosen"] for row in found["sweep"]) == 2
     for row in found["score"]:
@@ -42,10 +54,10 @@ def test_results_have_the_documented_form(finished: pathlib.Path) -> None:
     for row in found["classify"]:
         assert set(row) >= CLASSIFY
         assert 0 <= row["top1"] <= row["top5"] <= 1
-        assert not any(isinstance(value, (dict, list)) for value in row.values())
-    arms = {(row["model"], row["mix"], row["copies"], row["shots"]) for row in found["classify"]}
-    assert ("vit", "real+generated", 2, 5) in arms
-    assert ("resnet", "generated", 1, 0) in arms
+        assert not row["val_sets"]
+    arms = {(r["model"], r["mix"], r["set"], r["copies"], r["subset"]) for r in found["classify"]}
+    assert ("vit", "real+generated", "generated-8", 2, "five") in arms
+    assert ("resnet", "generated", "generated-8", 1, "all") in arms
 
 
 def test_encoder_has_learnt_the_digits(finished: pathlib.Path) -> None:
@@ -58,7 +70,7 @@ def test_encoder_has_learnt_the_digits(finished: pathlib.Path) -> None:
 def test_sets_have_as_many_images_per_class_as_the_train_split(finished: pathlib.Path) -> None:
     from synthaug.data.shards import open_set
 
-    classes = json.loads((finished / "prepare-0" / "done.json").read_text())["result"]["classes"]
+    classes = json.loads((finished / "collect-0" / "done.json").read_text())["result"]["classes"]
     for resolution in (4, 8):
         images, labels = open_set(finished / "sets" / "generated" / str(resolution), 6, verify=True).load()
         assert images.shape == (2884, resolution, resolution, 1)
@@ -117,11 +129,11 @@ def test_status(finished: pathlib.Path) -> None:
     done = study.synthaug("status", "tiny", "--runs", str(finished.parent), "--json")
     status = json.loads(done.stdout)
     assert status["finished"]
-    assert status["done"] == status["parts"] == 51
+    assert status["done"] == status["parts"] == 57
     for stage in status["stages"]:
         assert stage["goodput"] is None or 0 <= stage["goodput"] <= 1
     text = study.synthaug("status", str(finished)).stdout
-    assert "51 of 51 jobs finished" in text
+    assert "57 of 57 jobs finished" in text
 
 
 def test_attempt_books_sum_to_the_wall_time(finished: pathlib.Path) -> None:

@@ -32,7 +32,7 @@ def tune(runs: pathlib.Path, init: pathlib.Path, *more: str) -> tuple[int, str]:
     """Runs prepare, embed and the base model's finetune with a given start."""
     words = ["run", str(study.TINY), "name=tuned", f"cascade.base4.finetune.init={init}", *more]
     words += ["--runs", str(runs), "--quiet"]
-    for stage in (["--stage", "prepare"], ["--stage", "embed"], ["--stage", "finetune", "--part", "0"]):
+    for stage in (["--until", "embed"], ["--stage", "finetune", "--part", "0"]):
         done = study.synthaug(*words, *stage)
         if done.returncode:
             return done.returncode, done.stderr.splitlines()[-1]
@@ -70,7 +70,7 @@ def test_untuned_weights_are_sampled_as_they_are(tmp_path: pathlib.Path, referen
     """num_steps = 0: the vanilla arm. The weights become step 0 and everything after it works."""
     words = ["run", str(study.TINY), "name=vanilla", "--runs", str(tmp_path), "--quiet", "sample.copies=1"]
     words += [
-        "stages=[prepare,embed,encoder,finetune,sample,report]",
+        "stages=[]",
         "sweep.phases={}",
         "classify.copies=[1]",
     ]
@@ -78,7 +78,7 @@ def test_untuned_weights_are_sampled_as_they_are(tmp_path: pathlib.Path, referen
     for name, init in zip(("base4", "sr8"), inits, strict=True):
         words += [f"cascade.{name}.finetune.init={init}", f"cascade.{name}.finetune.num_steps=0"]
         words += [f"cascade.{name}.finetune.saving.keep_steps=[]"]
-    for stage in ("prepare", "embed", "finetune", "sample"):
+    for stage in ("scan", "prepare", "collect", "embed", "finetune", "sample"):
         done = study.synthaug(*words, "--stage", stage)
         assert done.returncode == 0, done.stderr
     run = tmp_path / "vanilla"
@@ -286,7 +286,7 @@ def test_two_devices_train_as_one(tmp_path: pathlib.Path, reference_run: pathlib
     site = tmp_path / "site.yaml"
     site.write_text("devices: 2\nworkers: 1\n")
     line = ["run", str(study.TINY), "--runs", str(tmp_path), "--site", str(site), "--quiet", "--stage"]
-    for stage in ("prepare", "encoder"):
+    for stage in ("scan", "prepare", "collect", "encoder"):
         done = study.synthaug(*line, stage)
         assert done.returncode == 0, done.stderr
     split = read_metrics(tmp_path / "tiny" / "encoder-0" / "metrics.jsonl")
@@ -306,9 +306,10 @@ def test_pretraining_on_half_the_classes_beats_scratch() -> None:
     model, network = settings.cascade["base4"], experiment.network_of(settings, "base4")
     functions = finetune.trainer(model, network)
     source = sources.scan(settings.data)
-    digits = np.stack([item.load() for item in source.items]).reshape(-1, 4, 2, 4, 2, 1).mean(axis=(2, 4))
-    labels = np.array([item.class_index for item in source.items], np.int32)
-    held_out = sources.split(source, 5)
+    reader = sources.Reader(source)
+    pixels = np.stack([reader.read(row) for row in range(len(source))])
+    digits = pixels.reshape(-1, 4, 2, 4, 2, 1).mean(axis=(2, 4))
+    labels, held_out = source.class_index, sources.split(source.class_index, 5)
     text, mask = embed_prompts(settings.text_encoder, [name for _, name in source.classes])
     bank = {"text": jnp.asarray(text), "mask": jnp.asarray(mask)}
     bank |= {"null_text": jnp.zeros(text.shape[1:]), "null_mask": jnp.zeros(mask.shape[1:], bool)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -23,7 +24,10 @@ LIGHT = (
     "site",
     "rundir",
     "manifest",
+    "markers",
     "prompts",
+    "wordnet",
+    "matlab",
     "commit",
     "attempts",
     "launch",
@@ -36,7 +40,7 @@ ALLOWED = {
     "diffusion": {"diffusion", "experiment", "errors", "rng", "config"},
     "models": {"models", "experiment", "errors", "rng", "config"},
     "metrics": {"metrics", "errors"},
-    "data": {"data", "experiment", "errors", "config", "manifest", "commit"},
+    "data": {"data", "experiment", "errors", "config", "manifest", "markers", "commit", "matlab"},
     "train": {"train", "experiment", "errors", "rng", "commit"},
     "reporting": {"reporting", "metrics", "errors"},
     "launch": {"launch", *LIGHT, "console"},
@@ -51,8 +55,8 @@ OWNERS = {
     "sentencepiece": {"models/tokenizer.py"},
     "ftfy": {"models/tokenizer.py"},
     "tensorboardX": {"stages/training.py"},
-    "sklearn": {"data/sources.py"},
-    "array_record": {"data/shards.py"},
+    "sklearn": {"data/sources/digits.py"},
+    "array_record": {"data/shards.py", "data/writing.py"},
     "flax": {"models/"},
 }
 TEXT_OWNERS = {
@@ -128,7 +132,7 @@ def test_light_modules_load_nothing_heavy() -> None:
 def test_no_file_and_no_function_is_too_long(path: pathlib.Path) -> None:
     text = path.read_text()
     # config.py is a table of settings more than code.
-    limit = {"config.py": 420, "manifest.py": 440}.get(path.name, 320)
+    limit = {"config.py": 420}.get(path.name, 320)
     assert len(text.splitlines()) <= limit, name(path)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
@@ -150,7 +154,7 @@ def test_every_knob_is_read() -> None:
         (PACKAGE / "experiment/study.py").read_text().partition("\ndef load")[2]
     )  # functions, not fields
     for cls in vars(experiment).values():
-        if isinstance(cls, type) and cls.__module__.startswith("synthaug.experiment"):
+        if dataclasses.is_dataclass(cls) and isinstance(cls, type):
             for field in cls.__dataclass_fields__:
                 assert f".{field}" in source or f'"{field}"' in source, (
                     f"{cls.__name__}.{field} is never read"

@@ -48,17 +48,20 @@ def test_sweep_grid_is_the_product_of_its_values() -> None:
     assert len({tuple(p.items()) for p in points}) == len(points)
 
 
-def test_arms_without_real_images_ignore_shots() -> None:
-    plan = make_plan(experiment.load(DIGITS, ["classify.shots=[0, 5]", "classify.seeds=[0]"]))
+def test_arms_without_real_images_ignore_subsets() -> None:
+    subsets = "classify.subsets={all: {}, five: {per_class: 5}}"
+    plan = make_plan(experiment.load(DIGITS, [subsets, "classify.seeds=[0]"]))
     arms = [part.args for part in plan.stage("classify").parts]
-    assert {a["shots"] for a in arms if a["mix"] == "generated"} == {0}
+    assert {a["subset"] for a in arms if a["mix"] == "generated"} == {"all"}
+    assert {a["subset"] for a in arms if a["mix"] == "real"} == {"all", "five"}
     assert len({tuple(a.items()) for a in arms}) == len(arms)
 
 
 def test_a_study_without_sweep_samples_from_its_settings() -> None:
-    stages = "stages=[prepare, embed, encoder, finetune, sample, report]"
+    stages = "stages=[]"
     plan = make_plan(experiment.load(DIGITS, [stages, "sweep.phases={}"]))
-    assert [s.name for s in plan.stages] == ["prepare", "embed", "encoder", "finetune", "sample", "report"]
+    names = ["scan", "prepare", "collect", "embed", "finetune", "sample", "report"]
+    assert [s.name for s in plan.stages] == names
 
 
 def test_force_forgets_the_stage_and_what_depends_on_it(tmp_path: pathlib.Path) -> None:
@@ -69,6 +72,7 @@ def test_force_forgets_the_stage_and_what_depends_on_it(tmp_path: pathlib.Path) 
             run.finish(stage.name, part, {"result": {}})
     assert local.forget(plan, run, "classify", 3) == {"classify", "report"}
     assert local.select(plan, None, None, run) == [("classify", 3), ("report", 0)]
+    assert local.select(plan, None, None, run, until="score") == []
     local.forget(plan, run, "sample", None)
     left = {name for name, _ in local.select(plan, None, None, run)}
     assert left == {"sample", "score", "classify", "report"}
@@ -76,9 +80,40 @@ def test_force_forgets_the_stage_and_what_depends_on_it(tmp_path: pathlib.Path) 
 
 def test_selection_errors(tmp_path: pathlib.Path) -> None:
     plan, run = make_plan(experiment.load(DIGITS)), RunDir(tmp_path)
-    with pytest.raises(RunError, match="--stage smaple: no such stage in this plan; expected one of prepare"):
+    with pytest.raises(RunError, match="--stage smaple: no such stage in this plan; expected one of scan"):
         local.select(plan, "smaple", None, run)
     with pytest.raises(RunError, match="--part 99: sample has parts 0 to 7"):
         local.select(plan, "sample", 99, run)
     with pytest.raises(RunError, match="name one stage"):
         local.select(plan, None, 3, run)
+
+
+def test_a_study_of_sets_made_elsewhere_has_no_generator() -> None:
+    made = "{source: npz, path: x.npz, num_images: 3000, resolution: 8}"
+    overrides = ["cascade={}", "sweep.phases={}", "data.resolutions=[8]", f"sets={{other: {made}}}"]
+    plan = make_plan(experiment.load(DIGITS, [*overrides, "classify.copies=[1, 2]", "classify.seeds=[0]"]))
+    names = [s.name for s in plan.stages]
+    assert names == ["scan", "prepare", "collect", "encoder", "score", "classify", "report"]
+    prepared = [part.args for part in plan.stage("prepare").parts]
+    assert [p["set"] for p in prepared] == ["train", "train", "val", "other", "other", "other"]
+    assert {part.args["set"] for part in plan.stage("classify").parts} == {"", "other"}
+    scored = [(part.args["set"], part.args["resolution"]) for part in plan.stage("score").parts]
+    assert scored == [("other", 8), ("real train", 8), ("real val", 8)]
+
+
+def test_a_model_that_starts_from_another_waits_for_it() -> None:
+    overrides = ["classify.models.tuned={kind: resnet, init: resnet}", "classify.seeds=[0]"]
+    plan = make_plan(experiment.load(DIGITS, overrides))
+    tuned = plan.stage("classify-tuned")
+    assert tuned.after == ("classify",) and {p.args["model"] for p in tuned.parts} == {"tuned"}
+    assert "tuned" not in {p.args["model"] for p in plan.stage("classify").parts}
+
+
+def test_blocks_of_a_part_are_forgotten_and_no_others(tmp_path: pathlib.Path) -> None:
+    run, folder = RunDir(tmp_path), tmp_path / "sets" / "train" / "8"
+    folder.mkdir(parents=True)
+    names = [f"shard-{i:05}{suffix}" for i in range(3) for suffix in (".json", ".arrayrecord")]
+    for name in names:
+        (folder / name).touch()
+    run.forget_shards("train", range(1, 2))
+    assert sorted(f.name for f in folder.iterdir()) == sorted(n for n in names if "00001" not in n)

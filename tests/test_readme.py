@@ -55,10 +55,9 @@ def test_own_images_example_reaches_the_prompt_bank(tmp_path: pathlib.Path) -> N
             pixels = chance.integers(0, 256, (12, 9, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / "flowers" / name / f"{i}.jpg")
     words = shlex.split(line.replace("/data/flowers", str(tmp_path / "flowers")))[1:]
-    words += ["data.num_train=40", "data.num_val=10", "--runs", str(tmp_path / "runs"), "--stage"]
-    for stage in ("prepare", "embed"):
-        done = study.synthaug(*words, stage)
-        assert done.returncode == 0, done.stderr
+    words += ["data.num_train=40", "data.num_val=10", "--runs", str(tmp_path / "runs")]
+    done = study.synthaug(*words, "--until", "embed")
+    assert done.returncode == 0, done.stderr
 
 
 def test_tree_equals_the_disk() -> None:

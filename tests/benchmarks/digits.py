@@ -85,7 +85,9 @@ def restart(runs: pathlib.Path) -> float:
     words = synthaug("run", JOB, f"name={name}", "--runs", str(runs), "--quiet")
     part = runs / name / "finetune-0"
     first = subprocess.Popen(words, cwd=ROOT, start_new_session=True)
-    while not (part / "checkpoints" / "500" / "digest.json").exists():
+    while not (part / "checkpoints" / "400" / "digest.json").exists():
+        if first.poll() is not None:
+            raise SystemExit(f"{words} ended before it was killed")
         time.sleep(0.1)
     first.kill()
     first.wait()

@@ -28,7 +28,7 @@ NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 PRETRAIN_STEPS, STEPS, SEEDS = 900, 150, (0, 1, 2)
 JOB = """
 name: pretrain
-stages: [prepare, embed, encoder, finetune, sample, score, report]
+stages: [score]
 data: {source: folder, path: "", num_classes: 10, num_train: 1442, num_val: 355, channels: 1}
 text_encoder: {max_length: 8, width: 32, num_layers: 1}
 cascade:
