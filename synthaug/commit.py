@@ -129,6 +129,19 @@ def remove_leftovers(folder: pathlib.Path, older_than: float = _LEFTOVER_AGE) ->
     return removed
 
 
+def check_result(path: pathlib.Path, sha256: str) -> None:
+    """Checks a file in the folder of a part, `<stage>-<part>`, against the hash in the part's result.
+
+    Raises:
+        DataError: the file is missing or is not what was written.
+    """
+    if not path.exists() or sha256_file(path) != sha256:
+        stage = path.parent.name.rpartition("-")[0]
+        raise DataError(
+            f"{path}: missing or altered since it was written; redo it with --stage {stage} --force."
+        )
+
+
 def sha256_file(path: pathlib.Path) -> str:
     """Returns the hexadecimal SHA-256 of a file.
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthaug.data import images, record, shards
+from synthaug.data import record, shards
 from synthaug.data.loader import Loader, Piece, eval_images
 from synthaug.data.mixture import Rows
+from synthaug.data.resize import shrink_area
 from synthaug.data.stream import Stream
 from synthaug.data.writing import ShardWriter
 from synthaug.errors import ConfigError, DataError
@@ -219,7 +220,7 @@ def test_generated_images_are_shrunk_and_real_ones_are_not():
     view = View(shrink_to=8)
     batch = loader(real, made, view=view, batch_size=8).batch(0)
     for i, image in zip(batch["index"], batch["image"], strict=True):
-        expected = real.images[i] if i < 4 else images.shrink_area(made.images[i - 4], 8)
+        expected = real.images[i] if i < 4 else shrink_area(made.images[i - 4], 8)
         assert np.array_equal(image, expected)
     with pytest.raises(DataError, match=r"images of \(8, 8, 1\) and \(16, 16, 1\).*set view.size"):
         loader(real, made, view=View(shrink_to=0), batch_size=8).batch(0)
@@ -234,7 +235,7 @@ def test_evaluation_sees_every_image_in_order(stored):
     assert np.array_equal(np.concatenate(list(eval_images(pixels, View(), batch_size=3))), pixels)
     large = noise(2, 16, 16)
     shrunk = np.concatenate(list(eval_images(large, View(shrink_to=8), generated=True)))
-    assert np.array_equal(shrunk[1], images.shrink_area(large[1], 8))
+    assert np.array_equal(shrunk[1], shrink_area(large[1], 8))
     assert np.array_equal(np.concatenate(list(eval_images(large, View(shrink_to=8)))), large)
 
 

@@ -570,7 +570,7 @@ def test_stages_read_what_the_plan_s_parts_made(folder, made, tmp_path, monkeypa
     assert np.array_equal(kept[0], read[0]) and np.array_equal(kept[1], read[1])
     assert isinstance(sets.images_of(run, "biggan", 8)[0], shards.ImageSet)
     with pytest.raises(DataError, match=r"no set train at 64; expected one of biggan/8, own/8, train/8"):
-        sets.open_real(run, "train", 64)
+        sets.open_set_of(run, "train", 64)
 
 
 def test_original_files_alone_are_still_decoded_to_check_them(folder, tmp_path):

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from synthaug.data import images, jpeg
+from synthaug.data.resize import shrink_area
 from synthaug.errors import DataError
 from synthaug.experiment import View
 
@@ -153,7 +154,7 @@ def eval_pixels(image: np.ndarray, view: View, decoder: str) -> np.ndarray:
 
 def shrunk(image: np.ndarray, size: int) -> np.ndarray:
     """Returns the image averaged over areas down to a side, if it is larger; size 0 = as it is."""
-    return images.shrink_area(image, size) if 0 < size < min(image.shape[:2]) else image
+    return shrink_area(image, size) if 0 < size < min(image.shape[:2]) else image
 
 
 def to_pillow(image: np.ndarray) -> Image.Image:

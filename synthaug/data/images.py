@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from synthaug.data.resize import shrink_area as shrink_area
 from synthaug.errors import DataError
 
 MAX_PIXELS = 89_478_485  # pixels; a quarter of a gigabyte in RGB, the limit Pillow warns at

@@ -21,9 +21,9 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from synthaug.data.images import MAX_PIXELS
 from synthaug.errors import DataError
 
-MAX_PIXELS = 89_478_485  # of an image that is enlarged before it is cut, as of a file
 _CAS_RATIO = (256, 224)  # short side : crop, of the paper's classifiers and of nearly everyone's
 _GROUP = 2  # output rows per matrix product: fewer have less to multiply by zero, more have less overhead
 _CHUNK = 1 << 22  # values that are floats at a time, 16 MB

@@ -122,11 +122,7 @@ def read_judged(path: pathlib.Path, sha256: str) -> Judged:
     """
     import pyarrow.parquet as pq
 
-    if not path.exists() or commit.sha256_file(path) != sha256:
-        stage = path.parent.name.rpartition("-")[0]
-        raise DataError(
-            f"{path}: missing or altered since it was written; redo it with --stage {stage} --force."
-        )
+    commit.check_result(path, sha256)
     names = [field.name for field in dataclasses.fields(Judged)]
     table = pq.read_table(path, columns=names)
     return Judged(**{name: table[name].to_numpy() for name in names})

@@ -9,7 +9,6 @@ import pathlib
 import numpy as np
 
 from synthaug import commit
-from synthaug.errors import DataError
 
 
 def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> str:
@@ -26,10 +25,6 @@ def read_arrays(path: pathlib.Path, sha256: str) -> dict[str, np.ndarray]:
     Raises:
         DataError: the file is missing or is not what was written.
     """
-    if not path.exists() or commit.sha256_file(path) != sha256:
-        stage = path.parent.name.rpartition("-")[0]
-        raise DataError(
-            f"{path}: missing or altered since it was written; redo it with --stage {stage} --force."
-        )
+    commit.check_result(path, sha256)
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from synthaug.errors import RunError
 from synthaug.experiment.study import generated_sets
 from synthaug.launch.plan import classify_stage_args
@@ -87,8 +85,3 @@ def classify_results(run: RunDir, experiment: Any) -> list[dict[str, Any]]:
 def _unfinished(run: RunDir, stage: str, part: int, arm: dict[str, Any]) -> dict[str, Any]:
     reason = f"not finished; {run.command()} --stage {stage} --part {part} runs it"
     return {"row": {**arm, "not_run": reason}, "per_class": None}
-
-
-def accuracies(values: list[float | None]) -> np.ndarray:
-    """Returns f64[K] with NaN for classes without validation images."""
-    return np.array([math.nan if v is None else v for v in values])

@@ -177,10 +177,10 @@ class _Batches:
         null_text, null_mask = bank.null(settings.unet)
         texts = {"text": bank.text, "mask": bank.mask, "null_text": null_text, "null_mask": null_mask}
         self._arrays = parallel.replicate({k: jnp.asarray(v) for k, v in texts.items()})
-        numbers = {"number": np.arange(len(sets.open_real(job.run, "train", settings.resolution)))}
+        numbers = {"number": np.arange(len(sets.open_set_of(job.run, "train", settings.resolution)))}
         size, seed = settings.finetune.batch_size, job.experiment.seed
         self._stream = Stream(numbers, batch_size=size, seed=seed)
-        val = np.arange(min(VAL_IMAGES, len(sets.open_real(job.run, "val", settings.resolution))))
+        val = np.arange(min(VAL_IMAGES, len(sets.open_set_of(job.run, "val", settings.resolution))))
         self.val = self._batch("val", val)
 
     def at(self, step: int) -> dict[str, Any]:

@@ -113,17 +113,8 @@ def _licences(run: RunDir, settings: Experiment) -> list[dict[str, str]]:
 def _data(run: RunDir, settings: Experiment) -> dict[str, Any]:
     """Returns what collect found of the images; the balance of both splits."""
     found, entries = run.result("collect"), sets.class_table(run).entries
-    balance = {}
-    for split in ("train", "val"):
-        counts = {entry.key: getattr(entry, split) for entry in entries}
-        median = float(np.median(list(counts.values())))
-        below = [key for key, number in counts.items() if number < 0.9 * median]
-        balance[split] = {
-            "min": min(counts.values()),
-            "median": median,
-            "max": max(counts.values()),
-            "below": below,
-        }
+    splits = {split: found["balance"][split] for split in ("train", "val")}
+    balance = {split: {**each, "below": list(each["below"])} for split, each in splits.items()}
     keys = ("num_train", "num_val", "resize", "decoder", "enlarged", "other_files", "duplicates", "corrupt")
     return {
         "num_classes": len(entries),

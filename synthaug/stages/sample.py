@@ -36,7 +36,7 @@ def run(job: Job) -> dict[str, Any]:
         generators.append(load_generator(job.run, settings, name, sampling, edit_level=level))
     sources = None
     if settings.sample.edit_level:
-        real = sets.open_real(job.run, "train", generators[0].model.resolution)
+        real = sets.open_set_of(job.run, "train", generators[0].model.resolution)
         sources = edit_sources(plan.class_index, real.labels)
     total = num_sample_shards(settings, job.result("collect")["num_train"])
     first = job.args["shard"]
@@ -125,7 +125,7 @@ def _one_shard(
     indices = np.asarray(plan.range_of(shard))
     start = None
     if sources is not None and generator.edit_level:
-        start = sets.open_real(job.run, "train", generator.model.resolution).load(sources[indices])[0]
+        start = sets.open_set_of(job.run, "train", generator.model.resolution).load(sources[indices])[0]
     wanted = Wanted(indices, plan.class_index[indices], plan.prompt_index[indices], low_res, start)
     images = generator.generate_watched(job, wanted, done=done, total=total)
     records = [(_header(job, plan, int(i), sources), image) for i, image in zip(indices, images, strict=True)]

@@ -102,11 +102,6 @@ def generated_images_of(run: RunDir, experiment: Experiment, side: int) -> tuple
     return _kept(place, side), _planned_labels(run.manifest, place[2])
 
 
-def open_real(run: RunDir, split: str, resolution: int) -> ImageSet:
-    """Returns a split, to read some of its images without the rest."""
-    return open_set_of(run, split, resolution)
-
-
 def load_real(run: RunDir, split: str, resolution: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (u8[N,H,W,C], i32[N]) of a split."""
     return _load(*_place(run, split, resolution))
@@ -124,11 +119,6 @@ def take_real(run: RunDir, split: str, resolution: int, index: np.ndarray) -> tu
     back = np.argsort(order, kind="stable")
     found, found_labels = images.load(index[order].tolist())
     return found[back], found_labels[back]
-
-
-def load_generated(run: RunDir, experiment: Experiment, resolution: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (u8[N,H,W,C], i32[N]) of all generated copies."""
-    return _load(*_generated_place(run, experiment, resolution))
 
 
 def data_hash(run: RunDir) -> str:

@@ -95,10 +95,7 @@ def read_config(config: dict[str, Any], where: str) -> tuple[Network, Diffusion]
         ConfigError: a key is missing, or names what this network does not have.
     """
     read = PublicConfig(config, where, _FAMILY)
-    for key, value in _FIXED.items():
-        read.fixed(key, value)
-    for key, value in _DEFAULTS.items():
-        read.fixed(key, value, default=value)
+    read.all_fixed(_FIXED, _DEFAULTS)
     channels, out_channels, told = _channels(read)
     network = Network(
         unet=_read_unet(read),

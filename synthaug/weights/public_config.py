@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from synthaug import config as settings
@@ -63,6 +63,13 @@ class PublicConfig:
         """Checks a setting that may have one value only; lists and tuples are the same."""
         if _plain(self.value(key, default)) != _plain(expected):
             self.refuse(key, repr(_plain(expected)))
+
+    def all_fixed(self, required: Mapping[str, Any], optional: Mapping[str, Any]) -> None:
+        """Checks settings that may have one value only; an optional one that is absent has it."""
+        for key, value in required.items():
+            self.fixed(key, value)
+        for key, value in optional.items():
+            self.fixed(key, value, default=value)
 
     def one_of(self, key: str, choices: Sequence[Any], default: Any = _REQUIRED) -> Any:
         """Returns a setting that is one of a few."""
