@@ -15,11 +15,10 @@ from flax import nnx
 
 from synthaug import experiment, rng
 from synthaug.models.batch_norm import BatchNorm, drop_path, drop_rates
-from synthaug.models.layers import Conv3x3, dropout, halve, lecun_normal, linear, standard_normal
+from synthaug.models.layers import DTYPES, Conv3x3, dropout, halve, lecun_normal, linear, standard_normal
 
 EXPANSION = 4
 SQUEEZE = 4  # 1 / the share of channels inside squeeze-and-excitation
-DTYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16}
 
 
 class Squeeze(nnx.Module):
@@ -59,6 +58,21 @@ class Shortcut(nnx.Module):
         return self.norm(self.conv(x), train=train)
 
 
+def make_shortcut(
+    channels: int, out_channels: int, *, stride: int, average: bool, momentum: float, rngs: nnx.Rngs
+) -> Shortcut | None:
+    """Returns the shortcut of a block, None where the block keeps the shape."""
+    if stride == 1 and channels == out_channels:
+        return None
+    return Shortcut(channels, out_channels, stride=stride, average=average, momentum=momentum, rngs=rngs)
+
+
+def end_block(block: Any, x: jax.Array, h: jax.Array, *, train: bool, key: jax.Array | None) -> jax.Array:
+    """Returns f32[B,H,W,C]: the branch h of a block, maybe dropped, beside the shortcut of its input x."""
+    h = drop_path(h, block.drop_rate, train=train, key=key)
+    return nnx.relu(h + (x if block.shortcut is None else block.shortcut(x, train=train)))
+
+
 def _even(x: jax.Array) -> jax.Array:
     """Returns x with its last row and column doubled where a side is odd: a mean over what is there."""
     pads = ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0))
@@ -88,11 +102,8 @@ class Bottleneck(nnx.Module):
         self.conv2 = linear(width, out, bias=False, rngs=rngs)
         self.norm2 = BatchNorm(out, momentum=momentum, zero=True, rngs=rngs)
         self.squeeze = Squeeze(out, rngs=rngs) if is_rs else None
-        direct = stride == 1 and channels == out
-        self.shortcut = (
-            None
-            if direct
-            else Shortcut(channels, out, stride=stride, average=is_rs, momentum=momentum, rngs=rngs)
+        self.shortcut = make_shortcut(
+            channels, out, stride=stride, average=is_rs, momentum=momentum, rngs=rngs
         )
 
     def __call__(self, x: jax.Array, *, train: bool, key: jax.Array | None) -> jax.Array:
@@ -102,8 +113,7 @@ class Bottleneck(nnx.Module):
         h = self.norm2(self.conv2(h), train=train)
         if self.squeeze is not None:
             h = self.squeeze(h)
-        h = drop_path(h, self.drop_rate, train=train, key=key)
-        return nnx.relu(h + (x if self.shortcut is None else self.shortcut(x, train=train)))
+        return end_block(self, x, h, train=train, key=key)
 
 
 class PlainStem(nnx.Module):

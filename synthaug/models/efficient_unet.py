@@ -21,17 +21,18 @@ from synthaug.models.blocks import (
     text_channels,
     text_pool_heads,
 )
+from synthaug.models.conditioning import build_context, read_text
 from synthaug.models.layers import (
+    DTYPES,
     MLP,
     Conv3x3,
     GroupNorm,
     double,
     dropout,
     linear,
-    sinusoid,
     standard_normal,
 )
-from synthaug.models.unet import DTYPES, num_res_blocks
+from synthaug.models.unet import num_res_blocks
 
 SKIP_SCALE = 1 / math.sqrt(2)
 """Of what a level on the way down adds to its twin on the way up; Imagen found that it trains much faster."""
@@ -156,7 +157,7 @@ class EfficientUNet(nnx.Module):
             train: whether dropout is on.
             key: of the dropout; may be None where dropout is 0 or train is False.
         """
-        levels, context = range(len(self.settings.channel_mult)), self._context(time, cond)
+        levels, context = range(len(self.settings.channel_mult)), build_context(self, time, cond)
         run = functools.partial(self._level, context=context, train=train, key=key)
         x = jnp.concatenate([z_t, cond["low_res"]], axis=-1) if self.has_low_res else z_t
         h = self.conv_in(x.astype(DTYPES[self.compute]))
@@ -170,32 +171,10 @@ class EfficientUNet(nnx.Module):
         return self.out(h).astype(jnp.float32)
 
     def read_text(self, text: jax.Array, mask: jax.Array) -> dict[str, Any]:
-        """Returns what the network needs of text f32[B,L,D] and its mask bool[B,L], as `unet.UNet` does."""
-        seen = None if self.settings.attend_padding else mask
-        state: dict[str, Any] = {"pooled": self.text_pool(text, seen), "blocks": {}}
-        if seen is not None:
-            state["mask"] = seen
-        if attention_mode(self.settings) != "self":
-            tokens = self.text(text.astype(DTYPES[self.compute]))
-            for block in [*self.down.values(), *self.up.values()]:
-                if isinstance(block, Transformer):
-                    state["blocks"][block.name] = block.attention.read_text(tokens, seen)
-        return state
-
-    def _context(self, time: jax.Array, cond: dict[str, Any]) -> Context:
-        """Returns what every block is told; computed once per call, the embedding in f32."""
-        width = self.settings.channels
-        state: dict[str, Any] = {"blocks": {}}
-        embedding = self.time(sinusoid(time, width))
-        if self.settings.conditioning == "label":
-            embedding = embedding + self.label[...][cond["label"]]
-        else:
-            state = cond.get("text_state") or self.read_text(cond["text"], cond["text_mask"])
-            embedding = embedding + state["pooled"]
-        if self.aug_level is not None:
-            embedding = embedding + self.aug_level(sinusoid(cond["aug_time"], width))
-        embedding = activation(self.settings)(embedding).astype(DTYPES[self.compute])
-        return Context(embedding, state["blocks"], state.get("mask"))
+        """Returns what the network needs of text f32[B,L,D] and its mask bool[B,L], see `conditioning`."""
+        blocks = [*self.down.values(), *self.up.values()]
+        attending = {b.name: b.attention for b in blocks if isinstance(b, Transformer)}
+        return read_text(self, attending, text, mask)
 
     def _level(
         self,

@@ -13,6 +13,9 @@ from flax import nnx
 from synthaug.models import winograd
 from synthaug.models.attention import attend
 
+DTYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16}
+"""Of activations, by the setting `compute`."""
+
 WINOGRAD_CHANNELS = 64
 """Channels from which a convolution by Winograd's products is faster on a CPU, measured."""
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from synthaug import experiment
-from synthaug.models.batch_norm import BatchNorm, drop_path, drop_rates
-from synthaug.models.bottleneck import DTYPES, Shortcut, block_names, run_blocks
-from synthaug.models.layers import Conv3x3, dropout, linear
+from synthaug.models.batch_norm import BatchNorm, drop_rates
+from synthaug.models.bottleneck import block_names, end_block, make_shortcut, run_blocks
+from synthaug.models.layers import DTYPES, Conv3x3, dropout, linear
 
 
 class BasicBlock(nnx.Module):
@@ -31,19 +31,15 @@ class BasicBlock(nnx.Module):
         self.norm0 = BatchNorm(out_channels, momentum=momentum, rngs=rngs)
         self.conv1 = Conv3x3(out_channels, out_channels, bias=False, rngs=rngs)
         self.norm1 = BatchNorm(out_channels, momentum=momentum, zero=True, rngs=rngs)
-        direct = stride == 1 and channels == out_channels
-        self.shortcut = (
-            None
-            if direct
-            else Shortcut(channels, out_channels, stride=stride, average=False, momentum=momentum, rngs=rngs)
+        self.shortcut = make_shortcut(
+            channels, out_channels, stride=stride, average=False, momentum=momentum, rngs=rngs
         )
 
     def __call__(self, x: jax.Array, *, train: bool, key: jax.Array | None) -> jax.Array:
         """Returns f32[B,H/s,W/s,C'] of x f32[B,H,W,C]."""
         h = nnx.relu(self.norm0(self.conv0(x), train=train))
         h = self.norm1(self.conv1(h), train=train)
-        h = drop_path(h, self.drop_rate, train=train, key=key)
-        return nnx.relu(h + (x if self.shortcut is None else self.shortcut(x, train=train)))
+        return end_block(self, x, h, train=train, key=key)
 
 
 class ResNet(nnx.Module):

@@ -14,7 +14,6 @@ from synthaug import experiment
 from synthaug.models.blocks import (
     Block,
     Context,
-    TextKeyValue,
     TextPool,
     activation,
     attention_mode,
@@ -22,10 +21,9 @@ from synthaug.models.blocks import (
     text_channels,
     text_pool_heads,
 )
+from synthaug.models.conditioning import build_context, read_text
 from synthaug.models.functional import Model, functional
-from synthaug.models.layers import MLP, Conv3x3, GroupNorm, linear, sinusoid, standard_normal
-
-DTYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16}
+from synthaug.models.layers import DTYPES, MLP, Conv3x3, GroupNorm, linear, standard_normal
 
 
 class UNet(nnx.Module):
@@ -84,7 +82,7 @@ class UNet(nnx.Module):
             train: whether dropout is on.
             key: of the dropout; may be None where dropout is 0 or train is False.
         """
-        run = functools.partial(self._run, context=self._context(time, cond), train=train, key=key)
+        run = functools.partial(self._run, context=build_context(self, time, cond), train=train, key=key)
         x = jnp.concatenate([z_t, cond["low_res"]], axis=-1) if self.has_low_res else z_t
         h = self.conv_in(x.astype(DTYPES[self.compute]))
         skips = [h]
@@ -97,41 +95,10 @@ class UNet(nnx.Module):
         return self.conv_out(activation(self.settings)(self.norm_out(h))).astype(jnp.float32)
 
     def read_text(self, text: jax.Array, mask: jax.Array) -> dict[str, Any]:
-        """Returns all that the network needs of a text: computed once per image, not at every step.
-
-        Args:
-            text: f32[B,L,D].
-            mask: bool[B,L]; ignored where the padding is attended to.
-
-        Returns:
-            A tree of arrays [B,...]: "pooled" f32[B,E], "blocks" with the keys and values of every block that
-            attends to text, and "mask" where there is one.
-        """
-        seen = None if self.settings.attend_padding else mask
-        state: dict[str, Any] = {"pooled": self.text_pool(text, seen), "blocks": {}}
-        if seen is not None:
-            state["mask"] = seen
-        if attention_mode(self.settings) != "self":
-            tokens = self.text(text.astype(DTYPES[self.compute]))
-            for block in [*self.down.values(), self.middle0, *self.up.values()]:
-                if block.attention is not None:
-                    state["blocks"][block.name] = block.attention.read_text(tokens, seen)
-        return state
-
-    def _context(self, time: jax.Array, cond: dict[str, Any]) -> Context:
-        """Returns what every block is told; computed once per call, the embedding in f32."""
-        width = self.settings.channels
-        embedding = self.time(sinusoid(time, width))
-        text: dict[str, TextKeyValue] = {}
-        mask = None
-        if self.settings.conditioning == "label":
-            embedding = embedding + self.label[...][cond["label"]]
-        else:
-            state = cond.get("text_state") or self.read_text(cond["text"], cond["text_mask"])
-            embedding, text, mask = embedding + state["pooled"], state["blocks"], state.get("mask")
-        if self.aug_level is not None:
-            embedding = embedding + self.aug_level(sinusoid(cond["aug_time"], width))
-        return Context(activation(self.settings)(embedding).astype(DTYPES[self.compute]), text, mask)
+        """Returns what the network needs of text f32[B,L,D] and its mask bool[B,L], see `conditioning`."""
+        blocks = [*self.down.values(), self.middle0, *self.up.values()]
+        attending = {block.name: block.attention for block in blocks if block.attention is not None}
+        return read_text(self, attending, text, mask)
 
     def _run(
         self, block: Block, x: jax.Array, *, context: Context, train: bool, key: jax.Array | None

@@ -16,9 +16,8 @@ from flax import nnx
 from synthaug import experiment, rng
 from synthaug.models.attention import attend
 from synthaug.models.batch_norm import drop_path, drop_rates
-from synthaug.models.layers import LayerNorm, Linear, dropout, linear, standard_normal
+from synthaug.models.layers import DTYPES, LayerNorm, Linear, dropout, linear, standard_normal
 
-DTYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16}
 PATCH = 16  # px, of the published ones
 EPSILON = 1e-6
 
