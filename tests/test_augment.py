@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthaug.data import crops, jpeg, randaugment
+from synthaug.data import crops, images, jpeg, randaugment
 from synthaug.data.randaugment import argument, operate, paint_of
 from synthaug.data.stream import random_uniform
 from synthaug.errors import DataError
@@ -90,7 +90,9 @@ def test_centre_is_that_of_resize_and_crop(shape, interpolation):
     top, left = round((tall - size) / 2), round((wide - size) / 2)
     expected = np.asarray(whole.crop((left, top, left + size, top + size)))
     found = crops.central(image, size, 0.875, interpolation, "pillow")
-    assert abs(found.astype(int) - expected).max() <= 1  # the same sums but for the last bits of the place
+    # The same sums but for the last bits of the place, which Pillow keeps in f32. They decide ties, and as
+    # bilinear weights are small fractions there are some: in 320 images 1.6 % of the values at most.
+    assert abs(found.astype(int) - expected).max() <= 1
     assert (found == expected).mean() > 0.98
 
 
@@ -155,20 +157,51 @@ def test_no_size_is_read_where_tensorflow_could_not_cut():
     assert jpeg.jpeg_shape(bomb) is None
 
 
-def test_decoders_agree_on_boxes():
-    image = photo(90, 120)
-    data, box = as_jpeg(image, subsampling=0), crops.Box(11, 17, 40, 50)
-    for size, tolerance in ((40, 30), (64, 8)):  # tensorflow's filter does not widen where the image shrinks
-        ours = crops.cut_file(data, box, size, 3, "bicubic").astype(int)
-        boxes = np.array([box, box], np.int32)
-        theirs = jpeg.cut_jpegs(
-            [data, data], boxes, np.array([False, True]), size=size, channels=3, interpolation="bicubic"
-        )
-        assert theirs.shape == (2, size, size, 3) and theirs.dtype == np.uint8
-        assert np.array_equal(theirs[0], theirs[1][:, ::-1])
-        assert abs(theirs[0] - ours).max() <= tolerance and abs(theirs[0] - ours).mean() < 1.5
-    inside = crops.cut(np.asarray(Image.open(io.BytesIO(data))), box)
-    assert abs(crops.cut_file(data, box, 40, 3, "bilinear").astype(int).mean() - inside.mean()) < 1
+def cubic(source: int, target: int) -> np.ndarray:
+    """Returns f64[target,source], Keys' cubic (a = -0.5) at half-pixel centres, without widening."""
+    x = abs((np.arange(target)[:, None] + 0.5) * source / target - 0.5 - np.arange(source))
+    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    weights = np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+    return weights / weights.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("size", [24, 40, 64])
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_tensorflow_cuts_boxes_as_it_decodes_and_resizes_them_by_the_closed_form(size, subsampling):
+    data, box = as_jpeg(photo(90, 120), subsampling=subsampling), crops.Box(11, 17, 40, 50)
+    found = jpeg.cut_jpegs(
+        [data, data],
+        np.array([box, box], np.int32),
+        np.array([False, True]),
+        size=size,
+        channels=3,
+        interpolation="bicubic",
+    )
+    assert found.shape == (2, size, size, 3) and found.dtype == np.uint8
+    assert np.array_equal(found[0], found[1][:, ::-1])
+    tf = images.load_tensorflow()
+    whole = tf.io.decode_jpeg(data, channels=3).numpy()
+    exact = np.einsum("ih,hwc,jw->ijc", cubic(40, size), crops.cut(whole, box) / 1.0, cubic(50, size))
+    # half a unit by rounding; tensorflow's weights come from a table of 1024 places, which is far less
+    assert abs(found[0] - exact.clip(0, 255)).max() < 0.55
+
+
+def test_decoders_differ_by_their_cosine_transform():
+    """With the accurate one tensorflow's pixels are Pillow's, bit for bit; its own choice is the fast one."""
+    data, tf = as_jpeg(photo(90, 120), subsampling=0), images.load_tensorflow()
+    ours = images.decode(data, 3, "pillow")
+    accurate = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+    assert np.array_equal(ours, accurate.numpy())
+    fast = abs(tf.io.decode_jpeg(data, channels=3).numpy().astype(int) - ours)
+    assert 0 < fast.max() <= 8 and fast.mean() < 1.5  # no bound is published; 7 and 1.3 were measured
+
+
+def test_pillow_cuts_a_box_of_a_file_as_of_its_pixels():
+    data, box = as_jpeg(photo(90, 120)), crops.Box(11, 17, 40, 50)
+    inside = crops.cut(images.decode(data, 3, "pillow"), box)
+    for kind in ("bilinear", "bicubic"):
+        expected = crops.resize(inside, 28, kind, "pillow")
+        assert np.array_equal(crops.cut_file(data, box, 28, 3, kind), expected)
 
 
 def test_torn_jpeg_is_refused():

@@ -21,7 +21,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from synthaug import commit, manifest
-from synthaug.data import images, record, shards, stream, writing
+from synthaug.data import images, pixels, record, shards, stream, writing
 from synthaug.errors import ConfigError, DataError, RunError
 
 UNHURRIED = hypothesis.settings(deadline=None)  # the machine may be busy
@@ -175,6 +175,38 @@ def test_tensorflow_decodes_as_pillow_does():
         images.decode(data[:60], 3, "tensorflow")
 
 
+@UNHURRIED
+@hypothesis.given(U8_IMAGES | hnp.arrays(np.uint8, st.tuples(st.integers(1, 70), st.just(2), st.just(1))))
+def test_packed_pixels_are_lossless_and_deterministic(image):
+    data = pixels.pack(image)
+    assert np.array_equal(pixels.unpack(data), image)
+    assert pixels.pack(np.asfortranarray(image)) == data
+
+
+def test_packed_pixels_of_photos_are_about_as_small_as_png():
+    yx = np.indices((128, 128)).sum(axis=0)[:, :, None] / np.array([1.0, 2.0, 3.0])
+    grain = np.random.default_rng(0).normal(scale=4, size=(128, 128, 1))
+    photo = (120 + 60 * np.sin(yx / 20) + grain).astype(np.uint8)
+    assert len(pixels.pack(photo)) < 1.25 * len(images.encode_png(photo)) < 0.9 * photo.size
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (2, 2, 4), (0, 2, 3), (2, 0, 1)])
+def test_packed_pixels_of_other_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match=r"expected u8\[H,W,1\]"):
+        pixels.pack(np.zeros(shape, np.uint8))
+
+
+def test_torn_or_altered_pixels_are_refused():
+    data = pixels.pack(noise(9, 7, 3))
+    broken = [data[:k] for k in (0, 5, 9, 20, len(data) - 1)]
+    broken += [data[:9] + bytes(len(data) - 9), bytes(8) + data[8:], data[:8] + b"\2" + data[9:]]
+    broken += [b"\xff" * 8 + data[8:], (10).to_bytes(4, "little") + data[4:]]
+    for torn in broken:
+        with pytest.raises(DataError, match="cannot be decoded") as error:
+            pixels.unpack(torn)
+        assert "\n" not in str(error.value)
+
+
 # -------------------------------------------------------------------------------------------- record
 
 
@@ -184,10 +216,11 @@ def test_tensorflow_decodes_as_pillow_does():
 )
 def test_record_survives_its_bytes(header, image):
     hypothesis.assume(all(abs(v) < float("inf") for v in header.values() if isinstance(v, float)))
-    data = record.pack(header, image)
-    there, pixels = record.unpack(data)
-    assert there == header == record.unpack_header(data) and np.array_equal(pixels, image)
-    assert record.pack(dict(reversed(header.items())), image) == data
+    for pack in (record.pack, record.pack_pixels):
+        data = pack(header, image)
+        there, unpacked = record.unpack(data)
+        assert there == header == record.unpack_header(data) and np.array_equal(unpacked, image)
+        assert pack(dict(reversed(header.items())), image) == data
 
 
 @pytest.mark.parametrize("data", [b"", b"SYN1", b"PNG0" + bytes(20), b"SYN1\x05\x00\x00\x00[1,2]xxx"])
@@ -196,10 +229,20 @@ def test_other_bytes_are_no_record(data):
         record.unpack(data)
 
 
-def test_record_without_its_image_is_refused():
-    data = record.pack({"a": 1}, noise(4, 4, 1))
+@pytest.mark.parametrize("pack", [record.pack, record.pack_pixels])
+def test_record_without_its_image_is_refused(pack):
+    data = pack({"a": 1}, noise(4, 4, 1))
     with pytest.raises(DataError, match="cannot be decoded"):
         record.unpack(data[:-30])
+
+
+def test_record_of_pixels_gives_them_or_a_png():
+    image = noise(5, 4, 3)
+    packed = record.pack_pixels({"a": 1}, image)
+    header, stored = record.unpack_source(packed)
+    assert header == {"a": 1} and isinstance(stored, record.Pixels) and np.array_equal(stored.image(), image)
+    assert record.unpack_stored(packed) == ({"a": 1}, images.encode_png(image))
+    assert record.unpack_encoded(packed) == images.encode_png(image)
 
 
 def test_record_holds_an_untouched_file():

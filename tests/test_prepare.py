@@ -12,6 +12,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -20,11 +21,12 @@ import pytest
 from PIL import Image
 
 from synthaug import commit, manifest
-from synthaug.data import blocks, images, labels, resize, shards, sources
+from synthaug.data import blocks, images, labels, resize, shards, sources, writing
 from synthaug.data.collect import balance, collect
 from synthaug.data.duplicates import duplicates
 from synthaug.data.facts import Facts, facts_path, join, read_facts, write_facts
-from synthaug.data.prepare import prepare, recipe_of
+from synthaug.data.prepare import prepare
+from synthaug.data.recipe import recipe_of
 from synthaug.errors import DataError, RunError
 from synthaug.experiment import Data, MadeSet, parse
 from synthaug.launch.plan import make_plan
@@ -218,7 +220,8 @@ def test_every_order_of_the_parts_gives_the_same(folder, tmp_path):
 CHILD = """if True:
     import os, pathlib, sys
     from synthaug.data import blocks
-    from synthaug.data.prepare import prepare, recipe_of
+    from synthaug.data.prepare import prepare
+    from synthaug.data.recipe import recipe_of
     from synthaug.experiment import Data
     folder, out = sys.argv[1:3]
     settings = Data(source="folder", path=folder, num_classes=3, num_train=15, num_val=3, shard_size=8,
@@ -263,6 +266,61 @@ def test_stop_in_a_block_leaves_nothing_of_it(folder, tmp_path):
         prepare(settings, recipe, out, range(1), progress=stop)
     assert not list((out / "train" / "8").iterdir()) and not (out / "train" / "facts").exists()
     assert prepare(settings, recipe, out, range(1))["images"] == 4
+
+
+def test_block_is_committed_while_the_next_is_made(folder, tmp_path, monkeypatch):
+    settings, begun = settings_of(folder, shards_per_part=4), threading.Event()
+    add, finish = writing.ShardWriter.add, writing.ShardWriter.commit
+
+    def added(writer, *args):
+        if writer.index == 1:
+            begun.set()
+        add(writer, *args)
+
+    def committed(writer, *args):
+        assert writer.index or begun.wait(timeout=60)
+        return finish(writer, *args)
+
+    whole = run_all(settings, [8], tmp_path / "whole")
+    monkeypatch.setattr(writing.ShardWriter, "add", added)
+    monkeypatch.setattr(writing.ShardWriter, "commit", committed)
+    assert run_all(settings, [8], tmp_path / "out") == whole and begun.is_set()
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("failing", [0, 1, 3])
+def test_commit_that_fails_stops_the_job_and_leaves_only_whole_blocks(folder, tmp_path, monkeypatch, failing):
+    settings, out, finish = (
+        settings_of(folder, shards_per_part=4),
+        tmp_path / "out",
+        writing.ShardWriter.commit,
+    )
+
+    def committed(writer, *args):
+        if writer.index == failing:
+            raise RunError("disk full")
+        return finish(writer, *args)
+
+    scanned = blocks.scan(settings, {}, out)
+    recipe = recipe_of("train", settings, {}, [8], scanned)
+    monkeypatch.setattr(writing.ShardWriter, "commit", committed)
+    with pytest.raises(RunError, match="disk full"):
+        prepare(settings, recipe, out, range(4))
+    names = {path.name for path in (out / "train").rglob("*") if path.is_file() and path.suffix != ".parquet"}
+    there = [f"shard-{i:05}{end}" for i in range(failing) for end in (".arrayrecord", ".json", ".npz")]
+    assert names == set(there)
+    monkeypatch.undo()
+    assert prepare(settings, recipe, out, range(4)) == {"images": 15, "left_out": {}}
+
+
+def test_progress_counts_up_to_all_images(folder, tmp_path):
+    settings, out, told = settings_of(folder, shards_per_part=4), tmp_path / "out", []
+    scanned = blocks.scan(settings, {}, out)
+    recipe = recipe_of("train", settings, {}, [8], scanned)
+    for _ in range(2):  # made, and found there
+        prepare(settings, recipe, out, range(4), progress=lambda *counts: told.append(counts))
+        assert told[-1] == (15, 15) and told == sorted(told)
+        told.clear()
 
 
 # ------------------------------------------------------------------------------------- unreadable images
@@ -368,7 +426,7 @@ def test_duplicates_are_reported_by_hash(folder, tmp_path):
 def facts_of(values: list[int], prefix: str) -> Facts:
     sha256 = np.stack([np.frombuffer(hashlib.sha256(bytes([v])).digest(), np.uint8) for v in values])
     zeros = np.zeros(len(values), np.int32)
-    return Facts(tuple(f"{prefix}{i}" for i in range(len(values))), zeros, sha256, zeros, zeros)
+    return Facts(tuple(f"{prefix}{i}" for i in range(len(values))), zeros, sha256, zeros, zeros, zeros)
 
 
 def test_numbers_of_duplicates_are_those_of_a_plain_count():
@@ -389,7 +447,8 @@ def test_facts_survive_their_file(tmp_path):
     assert write_facts(facts, tmp_path / "a.npz") is True and write_facts(facts, tmp_path / "a.npz") is False
     there = join([read_facts(tmp_path / "a.npz")] * 2)
     assert there.source == facts.source * 2 and np.array_equal(there.sha256[3:], facts.sha256)
-    empty = Facts((), *(getattr(facts, n)[:0] for n in ("class_index", "sha256", "height", "width")))
+    names = ("class_index", "sha256", "height", "width", "format")
+    empty = Facts((), *(getattr(facts, n)[:0] for n in names))
     write_facts(empty, tmp_path / "b.npz")
     assert len(join([read_facts(tmp_path / "b.npz"), there])) == 6
 
@@ -540,7 +599,7 @@ def data_tree(folder: pathlib.Path, **changes) -> dict:
     stated = dataclasses.asdict(settings_of(folder, **changes))
     return {
         "data": {k: v for k, v in stated.items() if v not in ("", ())} | {"resolutions": [8]},
-        "score": {"splits": 2, "neighbours": 1},
+        "score": {"splits": 2, "neighbours": 1, "kid_subset_size": 2},
         "classify": {"mixes": ["real"]},
     }
 

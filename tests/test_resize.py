@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fractions
+import tracemalloc
 
 import hypothesis
 import numpy as np
@@ -46,6 +47,18 @@ def exact_area(image: np.ndarray, size: int) -> np.ndarray:
 @hypothesis.given(hnp.arrays(np.uint8, st.tuples(*[st.integers(1, 8)] * 2, st.just(1))), st.integers(1, 9))
 def test_area_is_the_exact_mean(image, size):
     assert np.array_equal(resize.shrink_area(image, size), exact_area(image, size))
+
+
+def test_area_asks_for_little_memory():
+    """Megabytes an image, which threads take from the system and give back, cost more than the sums."""
+    for shape, size in (((400, 500, 3), 256), ((400, 500, 3), 64), ((3000, 3000, 3), 64)):
+        image = noise(*shape)
+        resize.shrink_area(image, size)
+        tracemalloc.start()
+        resize.shrink_area(image, size)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 3 * image.size + 3_000_000, (shape, size, peak)
 
 
 def integer_area(image: np.ndarray, size: int) -> np.ndarray:

@@ -33,9 +33,9 @@ def scan(settings: Data, made: Mapping[str, MadeSet | ValSet], out: pathlib.Path
         out: folder of the sets.
 
     Returns:
-        JSON values: "classes" as (key, name) pairs; "sets" as {name: {"images", "sha256" of the source ids
-        and classes in order}}, of a manifest also "directory", "shards" and "slots"; and "other_files",
-        those that are no images by their names.
+        JSON values: "classes" as (key, name) pairs; "train_counts", the train images of each; "sets" as
+        {name: {"images", "sha256" of the source ids and classes in order}}, of a manifest also "directory",
+        "shards" and "slots"; and "other_files", those that are no images by their names.
 
     Raises:
         DataError: a source is not what the settings say.
@@ -55,6 +55,9 @@ def scan(settings: Data, made: Mapping[str, MadeSet | ValSet], out: pathlib.Path
             found[name] = _write(settings, part, np.ones(len(part), bool), out / name)
     return {
         "classes": [list(pair) for pair in listing.classes],
+        "train_counts": np.bincount(
+            listing.class_index[~listing.is_val], minlength=len(listing.classes)
+        ).tolist(),
         "sets": found,
         "other_files": {"count": len(listing.others), "first": list(listing.others[:10])},
     }

@@ -15,9 +15,10 @@ import numpy as np
 
 from synthaug import commit, config, manifest, markers
 from synthaug.data.duplicates import duplicates
-from synthaug.data.facts import Facts, facts_path, join, read_facts
+from synthaug.data.facts import Facts, codec, facts_path, join, read_facts
 from synthaug.data.labels import write_labels
-from synthaug.data.prepare import ORIGINAL, Recipe, check_corrupt
+from synthaug.data.prepare import check_corrupt
+from synthaug.data.recipe import ORIGINAL, Recipe
 from synthaug.data.shards import open_set
 from synthaug.errors import DataError
 from synthaug.experiment import Data
@@ -79,6 +80,7 @@ def collect(
         "enlarged": _enlarged(recipes["train"], [facts["train"], facts["val"]]),
         "balance": {name: balance(table, found.class_index) for name, found in facts.items()},
         "duplicates": duplicates(facts["train"], facts["val"]),
+        "codecs": {name: codec(found) for name, found in facts.items()},
         "resize": settings.resize,
         "decoder": settings.decoder,
     }

@@ -11,9 +11,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from synthaug import commit
+from synthaug.data.images import FORMATS
 from synthaug.errors import DataError
 
-_ARRAYS = {"class_index": np.int32, "sha256": np.uint8, "height": np.int32, "width": np.int32}
+_ARRAYS = {
+    "class_index": np.int32,
+    "sha256": np.uint8,
+    "height": np.int32,
+    "width": np.int32,
+    "format": np.uint8,
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,9 +32,19 @@ class Facts:
     sha256: np.ndarray  # u8[N,32] of the source's bytes, or of its pixels where it holds no files
     height: np.ndarray  # i32[N], of the source, px
     width: np.ndarray  # i32[N]
+    format: np.ndarray  # u8[N], 0 where the source holds pixels, else 1 + number in images.FORMATS
 
     def __len__(self) -> int:
         return len(self.class_index)
+
+
+def codec(facts: Facts) -> str:
+    """Returns how the source's files code their pixels: "raw", "png", "jpeg 90 %, png 10 %"."""
+    counts = np.bincount(facts.format, minlength=len(FORMATS) + 1)
+    names = ["raw", *(name.lower() for name in FORMATS)]
+    found = sorted(zip(counts.tolist(), names, strict=True), reverse=True)
+    total = max(len(facts), 1)
+    return ", ".join(n if k == total else f"{n} {100 * k / total:.3g} %" for k, n in found if k)
 
 
 def facts_path(folder: pathlib.Path, block: int) -> pathlib.Path:

@@ -129,6 +129,37 @@ def decode(data: bytes, channels: int, decoder: str) -> np.ndarray:
     return with_channels(pixels, channels)
 
 
+class Unclear(DataError):
+    """A whole image whose u8 pixels depend on who reads it."""
+
+
+def decode_exact(data: bytes) -> np.ndarray:
+    """Returns the pixels of an image file as `decode_opaque` does, without a word about alpha."""
+    return decode_opaque(data)[0]
+
+
+def decode_opaque(data: bytes) -> tuple[np.ndarray, bool]:
+    """Returns u8[H,W,C] by Pillow, C = 1 grey or 3 colour, for measurements, and whether alpha was dropped.
+
+    What tools decode alike, give or take their JPEG decoder: nothing is composed, rounded or turned.
+
+    Raises:
+        Unclear: it has transparent pixels or 16 bits per channel; opaque alpha is dropped.
+        DataError: as `decode`.
+    """
+    if not data:
+        raise DataError("is empty (0 bytes)")
+    if data.startswith(_PNG_START) and data[24:25] == b"\x10":
+        raise Unclear("has 16 bits per channel; expected 8")
+    pixels = _decode_pillow(data)
+    alpha = pixels.shape[2] in (2, 4)
+    if alpha:
+        if pixels[:, :, -1].min() < 255:
+            raise Unclear("has transparent pixels; expected none")
+        pixels = pixels[:, :, :-1]
+    return np.ascontiguousarray(pixels), alpha
+
+
 def size_of(data: bytes, decoder: str) -> tuple[int, int]:
     """Returns the height and width of an image file, all of which is decoded to see that it can be.
 
@@ -208,6 +239,8 @@ def _undecodable(error: Exception) -> DataError:
     """Returns a one-line error that is the same in every run: Pillow's own text holds an address."""
     if isinstance(error, DataError):
         return error
+    if isinstance(error, Image.DecompressionBombError):  # raised by Pillow before anybody knows the size
+        return DataError(f"has far too many pixels; expected at most {MAX_PIXELS} in all")
     lines = str(error).strip().splitlines()
     why = lines[0][:200] if lines else type(error).__name__
     if isinstance(error, UnidentifiedImageError):

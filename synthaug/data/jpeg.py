@@ -2,15 +2,19 @@
 
 The centres of pixels are half-pixel ones (TF2's; Cloud TPU's code has TF1's corners). Its bicubic filter
 always looks at 4 x 4 pixels, also where the image shrinks, while Pillow's becomes wider. Random boxes of
-photos of 500 x 400 px seen at 224 px by the two differ by 2.8 units on average, 99 % of the values by less
-than 13: most by the filter, some by the chroma, which is enlarged by repetition here.
+photos of 500 x 400 px seen at 224 px by the two differ by some 3 units on average, 99 % of the values by
+less than 13: most by the filter, some by the fast cosine transform, tensorflow's default: with the accurate
+one its pixels are Pillow's, bit for bit. Whole files, as in evaluation, are decoded in the same way.
 
 One graph call does a whole batch, so that no thread waits for Python. What was tried, by CPU time per image
-of 500 x 400 (a busy machine, best of 15): this graph 1.10 ms; the same unrolled 1.09; eager operations from
-threads 1.2 to 1.5; with `Reverse` instead of a branch + 0.15; `saturate_cast` instead of `QuantizeV2` + 0.1;
-smooth chroma + 0.05; INTEGER_FAST - 0.01; Pillow 1.8 (decoding all of it 0.9, its wider filter 0.8), with
-reducing_gap the same, with draft nothing to gain below 2 x 224 px; tensorflow's decoder with Pillow's filter
-1.75; tensorflow's ScaleAndTranslate, which widens, 1.5 for the filter alone.
+of 500 x 400 (a busy machine, medians of paired rounds): this 1.07 ms; `map_fn` 1.13, unrolled or not;
+several `MapDefun` that go through their rows in one thread each 1.02, but batches took twice as long on a
+busy machine; eager operations from threads 1.2 to 1.5; with `Reverse` instead of a branch + 0.15;
+`saturate_cast` instead of `QuantizeV2` + 0.1; chroma by repetition - 0.02; INTEGER_FAST - 0.01; Pillow 1.8
+(decoding all of it 0.9, its wider filter 0.8), with reducing_gap the same, with draft nothing to gain below
+2 x 224 px; tensorflow's decoder with Pillow's filter 1.75; tensorflow's ScaleAndTranslate, which widens, 1.5
+for the filter alone. Of it 0.65 are Huffman codes and pixels, 0.35 the bicubic filter; rows below the box
+are not decoded already.
 """
 
 from __future__ import annotations
@@ -82,25 +86,25 @@ def resize(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
 def _graph(size: int, channels: int, interpolation: str) -> Callable[..., Any]:
     tf = images.load_tensorflow()
 
-    def one(row: tuple[Any, Any, Any]) -> Any:
-        data, box, mirrored = row
-        # chroma enlarged by repetition, in one pass with the change of colours: saves 6 % of decoding
-        part = tf.raw_ops.DecodeAndCropJpeg(
-            contents=data, crop_window=box, channels=channels, fancy_upscaling=False
-        )
+    def one(data: Any, box: Any, mirrored: Any) -> Any:
+        part = tf.raw_ops.DecodeAndCropJpeg(contents=data, crop_window=box, channels=channels)
         seen = _resized(tf, part, size, interpolation)
         return tf.cond(mirrored, lambda: tf.reverse(seen, [1]), lambda: seen)
 
-    def every(files: Any, boxes: Any, mirrored: Any) -> Any:
-        result = tf.TensorSpec([size, size, channels], tf.uint8)
-        rows = (files, boxes, mirrored)
-        return tf.map_fn(one, rows, parallel_iterations=1024, fn_output_signature=result)
+    row = (tf.TensorSpec([], tf.string), tf.TensorSpec([4], tf.int32), tf.TensorSpec([], tf.bool))
+    concrete = tf.function(one, input_signature=row).get_concrete_function()
 
-    specs = (
-        tf.TensorSpec([None], tf.string),
-        tf.TensorSpec([None, 4], tf.int32),
-        tf.TensorSpec([None], tf.bool),
-    )
+    def every(files: Any, boxes: Any, mirrored: Any) -> Any:
+        return tf.raw_ops.MapDefun(
+            arguments=[files, boxes, mirrored],
+            captured_inputs=[],
+            output_types=[tf.uint8],
+            output_shapes=[[size, size, channels]],
+            f=concrete,
+            max_intra_op_parallelism=0,  # any thread takes any row
+        )[0]
+
+    specs = [tf.TensorSpec([None, *one.shape], one.dtype) for one in row]
     return tf.function(every, input_signature=specs)
 
 

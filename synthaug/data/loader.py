@@ -21,7 +21,7 @@ from synthaug.experiment import Augment, View
 
 __all__ = ["Loader", "Piece", "eval_images"]
 
-AHEAD = 2  # batches that iterate makes ahead
+AHEAD = 3  # batches that iterate makes ahead: one is read and its boxes drawn while others are decoded
 
 
 class Loader:

@@ -1,93 +1,35 @@
 """Blocks of images -> committed shards at every resolution, each exactly once, whatever the others do.
 
 An image is read, hashed and decoded once, whatever it is needed for. Threads do that: decoders, filters,
-zlib and SHA-256 let go of the interpreter. They stay a few images ahead of the files, so that memory
-does not grow with a block.
+zstd and SHA-256 let go of the interpreter. They stay a few images ahead of the files, so that memory
+does not grow with a block, and go on with the next block while one is hashed, brought to the disk and named.
 """
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import hashlib
-import json
-import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from synthaug import commit
-from synthaug.data import images, record
+from synthaug.data.ahead import in_order
 from synthaug.data.blocks import read_part
 from synthaug.data.facts import Facts, facts_path, write_facts
-from synthaug.data.resize import FILTERS, check_shape
+from synthaug.data.recipe import ORIGINAL, Prepared, Recipe, make
 from synthaug.data.shards import open_shard
 from synthaug.data.sources import Reader
 from synthaug.data.writing import ShardWriter
 from synthaug.errors import DataError
-from synthaug.experiment import Data, MadeSet, ValSet
-
-ORIGINAL = "original"
-"""The view of a set that holds the source's files untouched; the others are named by their side in px."""
+from synthaug.experiment import Data
 
 _TASK = 4  # images a thread takes at once, if they are small:
 _TASK_BYTES = 1 << 20  # of pixels to write; a node may have a hundred threads
-_AHEAD = 3  # tasks per thread that are under way or wait to be written
 _BEAT = 32  # images between two reports
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How the images of one set become shards."""
-
-    name: str  # "train", "val" or that of a set made elsewhere
-    views: tuple[str, ...]  # sides in px, or ORIGINAL
-    resize: str  # one of FILTERS; empty: images have their size already
-    decoder: str
-    channels: int
-    source_sha256: str  # of the source ids and classes in order, from scan
-
-    def made_by(self, view: str) -> dict[str, str]:
-        """Returns the hashes of what makes the images of one view; no network does."""
-        stated = dataclasses.asdict(self) | {"views": view}
-        if view == ORIGINAL:
-            stated |= {"resize": "", "decoder": ""}  # bytes are bytes
-        text = json.dumps(stated, sort_keys=True)
-        return {"settings": hashlib.sha256(text.encode()).hexdigest(), "weights": ""}
-
-
-def recipe_of(
-    name: str,
-    settings: Data,
-    made: Mapping[str, MadeSet | ValSet],
-    sides: Sequence[int],
-    scanned: Mapping[str, Any],
-) -> Recipe:
-    """Returns the recipe of a set.
-
-    Args:
-        name: "train", "val" or a name in `made`.
-        settings: of the real images.
-        made: sets made elsewhere, and further validation sets, which are prepared as "val".
-        sides: resolutions of the real images, px.
-        scanned: what scan returned.
-    """
-    views = [str(side) for side in sides] + ([ORIGINAL] if settings.keep_original else [])
-    resize = settings.resize
-    if isinstance(one := made.get(name), MadeSet):
-        views, resize = [str(one.resolution)], one.resize
-    return Recipe(
-        name=name,
-        views=tuple(views),
-        resize=resize,
-        decoder=settings.decoder,
-        channels=settings.channels,
-        source_sha256=scanned["sets"][name]["sha256"],
-    )
 
 
 def prepare(
@@ -119,19 +61,20 @@ def prepare(
         RunError: `out` holds images made otherwise, or cannot be written.
     """
     listing = read_part(settings, out, recipe.name, blocks.start)
-    job = _Job(recipe, Reader(listing), out / recipe.name, settings.max_corrupt, attempt, progress)
+    first, size = blocks.start * settings.shard_size, settings.shard_size
+    job = _Job(recipe, Reader(listing), out / recipe.name, settings.max_corrupt, attempt, progress, first)
     for folder in (*recipe.views, "facts"):
         commit.remove_leftovers(job.folder / folder)
-    at = blocks.start * settings.shard_size  # number of the listing's first image
+    missing = dict[int, range]()  # by block: rows of the listing
     for block in blocks:
-        first = block * settings.shard_size
-        rows = range(first - at, min(first - at + settings.shard_size, len(listing)))
+        start = block * size - first
         lost = _left_out(job, block)
         if lost is None:
-            _write_block(job, block, first, rows)
+            missing[block] = range(start, min(start + size, len(listing)))
         else:
             job.left_out |= lost
-        progress(rows.stop, len(listing))
+    _write_blocks(job, missing)
+    progress(len(listing), len(listing))
     return {"images": len(listing) - len(job.left_out), "left_out": dict(sorted(job.left_out.items()))}
 
 
@@ -165,18 +108,8 @@ class _Job:
     max_corrupt: int
     attempt: int
     progress: Callable[[int, int], None]
+    first: int  # number of the listing's first image in the set
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Image:
-    """One readable image, ready to be written."""
-
-    row: int
-    sha256: bytes  # of the source
-    height: int
-    width: int
-    records: tuple[tuple[bytes, bytes | memoryview], ...]  # by view: the record, and what its hash is of
 
 
 def _left_out(job: _Job, block: int) -> dict[str, str] | None:
@@ -188,33 +121,66 @@ def _left_out(job: _Job, block: int) -> dict[str, str] | None:
     return shards[0].left_out if len(shards) == len(there) else None
 
 
-def _write_block(job: _Job, block: int, first: int, rows: range) -> None:
-    """Writes one block: a shard of every view, then its facts."""
-    done, left_out = list[_Image](), dict[str, str]()
-    with contextlib.ExitStack() as stack:
-        writers = [
-            stack.enter_context(
-                ShardWriter(job.folder / view, block, attempt=job.attempt, **job.recipe.made_by(view))
-            )
-            for view in job.recipe.views
-        ]
-        for row, found in zip(rows, _made(job, writers, first - rows.start, rows), strict=True):
-            if isinstance(found, str):
-                left_out[job.reader.listing.source_id[row]] = found
-            else:
-                for writer, (data, content) in zip(writers, found.records, strict=True):
-                    writer.add(data, content)
-                done.append(dataclasses.replace(found, records=()))
-            if row % _BEAT == 0:
-                job.progress(row, len(job.reader.listing))
-        job.left_out |= left_out
-        check_corrupt(job.left_out, job.max_corrupt)  # before anything is committed
+def _write_blocks(job: _Job, missing: Mapping[int, range]) -> None:
+    """Writes blocks, given their rows: one is committed while the images of the next are made."""
+    with (
+        contextlib.closing(_made(job, list(missing.values()))) as made,
+        concurrent.futures.ThreadPoolExecutor(1, "commit") as pool,
+    ):
+        last: concurrent.futures.Future[None] | None = None
+        for block, rows in missing.items():
+            with contextlib.ExitStack() as stack:
+                writers = [stack.enter_context(_writer(job, view, block)) for view in job.recipe.views]
+                done, left_out = _fill(job, writers, zip(rows, made, strict=False))
+                job.left_out |= left_out
+                if last is not None:
+                    last.result()
+                check_corrupt(job.left_out, job.max_corrupt)  # before anything of the block is committed
+                last = pool.submit(
+                    _commit, job, block, job.first + rows.start, done, left_out, writers, stack.pop_all()
+                )
+        if last is not None:
+            last.result()
+
+
+def _writer(job: _Job, view: str, block: int) -> ShardWriter:
+    return ShardWriter(job.folder / view, block, attempt=job.attempt, **job.recipe.made_by(view))
+
+
+def _fill(
+    job: _Job, writers: Sequence[ShardWriter], made: Iterable[tuple[int, Prepared | str]]
+) -> tuple[list[Prepared], dict[str, str]]:
+    """Returns the images of a block, written at every view, and why the others could not be read."""
+    done, left_out = list[Prepared](), dict[str, str]()
+    for row, found in made:
+        if isinstance(found, str):
+            left_out[job.reader.listing.source_id[row]] = found
+        else:
+            for writer, (data, content) in zip(writers, found.records, strict=True):
+                writer.add(data, content)
+            done.append(dataclasses.replace(found, records=()))
+        if row % _BEAT == 0:
+            job.progress(row, len(job.reader.listing))
+    return done, left_out
+
+
+def _commit(
+    job: _Job,
+    block: int,
+    first: int,
+    done: Sequence[Prepared],
+    left_out: Mapping[str, str],
+    writers: Sequence[ShardWriter],
+    open_writers: contextlib.ExitStack,
+) -> None:
+    """Commits a block: a shard of every view, then its facts."""
+    with open_writers:
         for writer in writers:
             writer.commit(first, left_out)
     _write_facts(job, block, done)
 
 
-def _write_facts(job: _Job, block: int, done: Sequence[_Image]) -> None:
+def _write_facts(job: _Job, block: int, done: Sequence[Prepared]) -> None:
     listing, rows = job.reader.listing, [image.row for image in done]
     hashes = np.frombuffer(b"".join(image.sha256 for image in done), np.uint8)
     facts = Facts(
@@ -223,92 +189,23 @@ def _write_facts(job: _Job, block: int, done: Sequence[_Image]) -> None:
         sha256=hashes.reshape(-1, 32),
         height=np.array([image.height for image in done], np.int32),
         width=np.array([image.width for image in done], np.int32),
+        format=np.array([image.format for image in done], np.uint8),
     )
     write_facts(facts, facts_path(job.folder, block))
 
 
-def _made(job: _Job, writers: Sequence[ShardWriter], shift: int, rows: range) -> Iterator[_Image | str]:
-    """Yields every image of `rows` in order, or why it cannot be read; row r has number r + shift."""
-    workers, size = len(os.sched_getaffinity(0)), _images_per_task(job.recipe)
+def _made(job: _Job, blocks: Sequence[range]) -> Generator[Prepared | str, None, None]:
+    """Yields the images of blocks of rows in order, or why one cannot be read."""
+    size = _images_per_task(job.recipe)
+    made_by = {view: job.recipe.made_by(view) for view in job.recipe.views}
 
-    def task(some: range) -> list[_Image | str]:
-        return [_make(job, writers, row, row + shift) for row in some]
+    def task(some: range) -> list[Prepared | str]:
+        return [make(job.recipe, job.reader, made_by, row, job.first + row) for row in some]
 
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        waiting = collections.deque[concurrent.futures.Future[list[_Image | str]]]()
-        try:
-            for start in range(rows.start, rows.stop, size):
-                waiting.append(pool.submit(task, range(start, min(start + size, rows.stop))))
-                if len(waiting) == workers * _AHEAD:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    for made in in_order(task, (rows[at : at + size] for rows in blocks for at in range(0, len(rows), size))):
+        yield from made
 
 
 def _images_per_task(recipe: Recipe) -> int:
     values = sum(int(view) ** 2 * recipe.channels for view in recipe.views if view != ORIGINAL)
     return max(1, min(_TASK, _TASK_BYTES // max(values, 1)))
-
-
-def _make(job: _Job, writers: Sequence[ShardWriter], row: int, number: int) -> _Image | str:
-    """Returns the records of an image, or why it cannot be read."""
-    recipe, listing = job.recipe, job.reader.listing
-    try:
-        source = job.reader.read(row)
-        height, width, pixels = _opened(recipe, source)
-    except DataError as error:
-        return str(error)
-    data = source if isinstance(source, bytes) else f"{source.shape}".encode() + source.tobytes()
-    sha256, class_index = hashlib.sha256(data).digest(), int(listing.class_index[row])
-    header = {
-        "class_key": listing.classes[class_index][0],
-        "class_index": class_index,
-        "source": listing.source_id[row],
-        "height": height,
-        "width": width,
-    }
-    if recipe.name in ("train", "val"):
-        header["split"] = recipe.name
-    records: list[tuple[bytes, bytes | memoryview]] = []
-    for view, writer in zip(recipe.views, writers, strict=True):
-        whole = writer.header(number, header)
-        if view == ORIGINAL:
-            kept = {"format": images.format_of(data), "channels": recipe.channels}
-            records.append((record.pack_file({**whole, **kept}, data), sha256))
-        else:
-            image = _resized(recipe, int(view), pixels, whole["source"])
-            records.append((record.pack(whole, image), image.data))
-    return _Image(row, sha256, height, width, tuple(records))
-
-
-def _opened(recipe: Recipe, source: bytes | np.ndarray) -> tuple[int, int, np.ndarray]:
-    """Returns the height, the width and the pixels of an image; none where no view needs them.
-
-    Raises:
-        DataError: it cannot be decoded.
-    """
-    if isinstance(source, bytes) and recipe.views == (ORIGINAL,):
-        return *images.size_of(source, recipe.decoder), np.empty((0, 0, recipe.channels), np.uint8)
-    if isinstance(source, bytes):
-        pixels = images.decode(source, recipe.channels, recipe.decoder)
-    else:
-        pixels = images.with_channels(source, recipe.channels)
-    height, width, _ = pixels.shape
-    for view in recipe.views:
-        if view != ORIGINAL:
-            check_shape(height, width, int(view))
-    return height, width, pixels
-
-
-def _resized(recipe: Recipe, side: int, pixels: np.ndarray, source_id: str) -> np.ndarray:
-    if recipe.resize:
-        return FILTERS[recipe.resize](pixels, side)
-    if pixels.shape[:2] != (side, side):
-        raise DataError(
-            f"sets.{recipe.name}: {source_id} is {pixels.shape[1]} x {pixels.shape[0]} px; expected "
-            f"{side} x {side}; set sets.{recipe.name}.resolution, or a filter with sets.{recipe.name}.resize."
-        )
-    return np.ascontiguousarray(pixels)

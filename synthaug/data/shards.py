@@ -6,7 +6,7 @@ import bisect
 import functools
 import pathlib
 import resource
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,11 +14,10 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from synthaug import commit, markers
 from synthaug.data import record
+from synthaug.data.ahead import in_order
 from synthaug.data.writing import ShardWriter
 from synthaug.errors import DataError, RunError
 from synthaug.markers import Shard
-
-_BLOCK = 256  # records read at once
 
 T = TypeVar("T")
 
@@ -63,6 +62,9 @@ def write_shard(
         return writer.commit(first)
 
 
+_WORTH_A_THREAD = 64 * 64 * 3  # values of an image
+
+
 class ImageSet:
     """A committed set of images with random access; image i is the same whatever the shard size."""
 
@@ -96,12 +98,28 @@ class ImageSet:
         return next(iter(self._read([index], record.unpack)))[1]
 
     def encoded(self, indices: Sequence[int]) -> list[bytes]:
-        """Returns images as they are stored, PNG or untouched file, without decoding them.
+        """Returns images as files: untouched ones as they are, pixels as PNG.
 
         Args:
             indices: which images, in which order; ascending is fastest.
         """
         return list(self._read(indices, record.unpack_encoded))
+
+    def sources(self, indices: Sequence[int]) -> list[bytes | record.Pixels]:
+        """Returns images as they are stored, without decoding them.
+
+        Args:
+            indices: which images, in which order; ascending is fastest.
+        """
+        return [stored for _, stored in self._read(indices, record.unpack_source)]
+
+    def stored(self, indices: Sequence[int]) -> Iterable[tuple[dict[str, Any], bytes]]:
+        """Returns an iterable of (header, image as a file as of `encoded`), which reads one at a time.
+
+        Args:
+            indices: which images, in which order; ascending is fastest.
+        """
+        return self._read(indices, record.unpack_stored)
 
     def load(self, indices: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Returns images u8[n,H,W,C] and labels i32[n], each decoded once; all of the set by default.
@@ -112,34 +130,36 @@ class ImageSet:
         wanted = range(len(self)) if indices is None else indices
         images = np.empty((len(wanted), *self.image(0).shape), np.uint8)
         labels = np.empty(len(wanted), np.int32)
-        for row, (header, image) in enumerate(self._read(wanted, record.unpack)):
+        found = self._read(wanted, record.unpack)
+        if images[:1].size >= _WORTH_A_THREAD:  # to decode takes longer than to read
+            found = in_order(lambda one: self._unpacked(record.unpack, *one), self._records(wanted))
+        for row, (header, image) in enumerate(found):
             images[row], labels[row] = image, header["class_index"]
         return images, labels
 
     def _read(self, indices: Sequence[int], unpack: Callable[[bytes], T]) -> Iterable[T]:
-        for block, shard in self._blocks(indices):
-            try:
-                source = self._open_cached(shard)
-                first = self._ends[shard] - self.shards[shard].count
-                for data in source.read([index - first for index in block]):
-                    yield unpack(data)
-            except (RuntimeError, DataError) as error:
-                raise self._altered(self.shards[shard], str(error).splitlines()[0]) from None
+        for number, data in self._records(indices):
+            yield self._unpacked(unpack, number, data)
 
-    def _blocks(self, indices: Sequence[int]) -> Iterable[tuple[list[int], int]]:
-        """Yields runs of indices that lie in one shard."""
-        block, current = list[int](), -1
+    def _records(self, indices: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """Yields (number of its shard, record) of each image."""
         for index in map(int, indices):
             if not 0 <= index < len(self):
                 raise IndexError(f"{self.directory}: image {index}; expected 0 to {len(self) - 1}.")
-            shard = bisect.bisect_right(self._ends, index)
-            if block and (shard != current or len(block) == _BLOCK):
-                yield block, current
-                block = []
-            block.append(index)
-            current = shard
-        if block:
-            yield block, current
+            number = bisect.bisect_right(self._ends, index)
+            first = self._ends[number] - self.shards[number].count
+            try:
+                # one by one: the reader's own threads take up to twice the CPU time for a few records
+                data = self._open_cached(number).read([index - first])[0]
+            except RuntimeError as error:
+                raise self._altered(self.shards[number], str(error).splitlines()[0]) from None
+            yield number, data
+
+    def _unpacked(self, unpack: Callable[[bytes], T], number: int, data: bytes) -> T:
+        try:
+            return unpack(data)
+        except (RuntimeError, DataError) as error:
+            raise self._altered(self.shards[number], str(error).splitlines()[0]) from None
 
     def _open(self, number: int) -> ArrayRecordReader:
         shard = self.shards[number]
@@ -229,3 +249,44 @@ def _differs(path: pathlib.Path, found: str, expected: str) -> DataError:
     return DataError(
         f"{path}: was altered: has {found}; its marker says {expected}; delete both and run the stage again."
     )
+
+
+class Records:
+    """Records of other people's ArrayRecord files, an image file in each, by file and row; thread safe."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = paths
+        self._open = functools.lru_cache(maxsize=_open_limit())(self._reader)
+
+    def count(self, file: int) -> int:
+        """Returns the number of records in a file.
+
+        Raises:
+            DataError: it is no whole ArrayRecord file.
+        """
+        return int(self._open(file).num_records())
+
+    def read(self, file: int, row: int, length: int = 0) -> bytes:
+        """Returns one record.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        try:
+            return bytes(self._open(file).read([row])[0])
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise DataError(f"cannot be read from its ArrayRecord ({str(error).splitlines()[0]})") from None
+
+    def _reader(self, file: int) -> ArrayRecordReader:
+        try:
+            reader = ArrayRecordReader(
+                self._paths[file], options="readahead_buffer_size:0", file_reader_buffer_size=2**15
+            )
+            if reader.num_records():
+                return reader
+            why = "it has no records"  # what the reader says of torn files, too: the count stands at the end
+        except (RuntimeError, ValueError) as error:
+            why = str(error).splitlines()[0]
+        raise DataError(
+            f"{self._paths[file]}: is no whole ArrayRecord ({why}); copy it again or leave it out."
+        )

@@ -15,13 +15,14 @@ import numpy as np
 
 from synthaug.data import crops, images, jpeg, randaugment
 from synthaug.data.crops import Box
+from synthaug.data.record import Pixels
 from synthaug.data.shards import ImageSet
 from synthaug.errors import DataError
 from synthaug.experiment import Augment, View
 
 T = TypeVar("T")
-Source = bytes | np.ndarray
-"""Content of an image file, or u8[H,W,C]."""
+Source = bytes | Pixels | np.ndarray
+"""Content of an image file, packed pixels, or u8[H,W,C]."""
 
 
 class Unreadable(DataError):
@@ -37,7 +38,7 @@ def read(source: ImageSet | np.ndarray, chosen: np.ndarray) -> Sequence[Source]:
     if isinstance(source, np.ndarray):
         return source[chosen]
     order = np.argsort(chosen, kind="stable")  # ascending is fastest
-    found = source.encoded(chosen[order].tolist())
+    found = source.sources(chosen[order].tolist())
     return [found[i] for i in np.argsort(order, kind="stable")]
 
 
@@ -192,4 +193,6 @@ def _named(decode: Callable[..., T], row: int, *args: Any) -> T:
 
 
 def _decoded(source: Source, channels: int, decoder: str) -> np.ndarray:
+    if isinstance(source, Pixels):
+        return images.with_channels(source.image(), channels)
     return images.decode(source, channels, decoder) if isinstance(source, bytes) else source

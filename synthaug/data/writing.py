@@ -13,8 +13,23 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from synthaug import commit, markers
 from synthaug.markers import Shard
 
-# one record per group: grain reads at random; records are compressed already (PNG, JPEG)
+# one record per group: grain reads at random; records are compressed already
 _WRITER_OPTIONS = "group_size:1,uncompressed"
+
+
+def whole_header(
+    number: int, header: Mapping[str, Any], *, settings: str, weights: str, licences: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Returns the whole header of image `number` of a set, from at least `class_key` and `class_index`.
+
+    The other arguments are those of `ShardWriter`.
+    """
+    if not {"class_key", "class_index"} <= header.keys():
+        raise ValueError(f"write_shard: header keys {sorted(header)}; expected class_key and class_index.")
+    made_by: dict[str, Any] = {"settings": settings, "weights": weights}
+    if licences:
+        made_by["licences"] = list(licences)
+    return {**header, "index": number, **made_by}
 
 
 class ShardWriter:
@@ -70,20 +85,15 @@ class ShardWriter:
             number: place in the set.
             header: at least `class_key` and `class_index`.
         """
-        if not {"class_key", "class_index"} <= header.keys():
-            raise ValueError(
-                f"write_shard: header keys {sorted(header)}; expected class_key and class_index."
-            )
-        made_by: dict[str, Any] = {"settings": self.settings, "weights": self.weights}
-        if self.licences:
-            made_by["licences"] = list(self.licences)
-        return {**header, "index": number, **made_by}
+        return whole_header(
+            number, header, settings=self.settings, weights=self.weights, licences=self.licences
+        )
 
     def add(self, data: bytes, content: bytes | memoryview) -> None:
         """Writes the next record.
 
         Args:
-            data: from `record.pack` or `record.pack_file`.
+            data: from `record.pack`, `pack_pixels` or `pack_file`.
             content: what the hash of the images is of: the pixels in order, or an untouched file's SHA-256.
         """
         self._pixels.update(content)

@@ -1,13 +1,18 @@
 """Measures how fast images are prepared against how fast the decoder alone is, on the same files and cores.
 
-    python -m tests.benchmarks.prepare [IMAGES] [ROUNDS]
+    python -m tests.benchmarks.prepare [IMAGES] [ROUNDS] [WORDS]
 
 It makes JPEGs of 500 x 400 px with about the size of ImageNet's (110 kB), then, round after round, each
-contender in turn: the decoders alone with a thread per core (file -> u8[H,W,3]), filters on top, and whole
-prepare jobs from reading to committed shards. Prints one JSON object: of every contender the images per
-second (median over the rounds), the CPU time of an image, and the share of what its decoder alone reaches:
-the ratio within each round, median over rounds, by wall time and by CPU time. Other work on the machine
-disturbs the CPU time less.
+contender in turn: the decoders alone with a thread per core (file -> u8[H,W,3]), the same with filters, and
+with what packs the pixels (all in memory), and whole prepare jobs of several shards from reading to what is
+committed. Every job comes right after the decoder alone and its own work in memory, so that other work on
+the machine falls on all three; with WORDS only jobs that have them all in their names run.
+
+Prints one JSON object: of every contender the images per second (median over the rounds) and the CPU time of
+an image; and, as ratios within each round (median over rounds, by wall time and by CPU time), the share of
+what the decoder alone reaches (`share_of_decoder`), and of what decoder, filter and codec reach in memory
+(`share_of_memory`): how much reading, hashing and writing exactly once cost. Where filter and codec take more
+than a ninth of the decoder's time, the first cannot be 0.9. Other work disturbs the CPU time less.
 """
 
 from __future__ import annotations
@@ -24,20 +29,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from synthaug.data import blocks, images
-from synthaug.data.prepare import prepare, recipe_of
+from synthaug.data import blocks, images, pixels
+from synthaug.data.prepare import prepare
+from synthaug.data.recipe import recipe_of
 from synthaug.data.resize import FILTERS
 from synthaug.experiment import Data
 
 HEIGHT, WIDTH, QUALITY = 400, 500, 94
 DIFFERENT = 48  # images that are made; files beyond repeat them
+SHARDS = 4  # of a job
 
-Contender = Callable[[], None]
+Contender = Callable[[], Callable[[], None]]  # clears up what it wrote before; returns what the clock sees
+Times = tuple[float, float]
 
 
 def photo(seed: int) -> bytes:
@@ -68,7 +76,7 @@ def make_files(root: pathlib.Path, count: int) -> list[pathlib.Path]:
 
 
 def on_every_core(work: Callable[[pathlib.Path], Any], files: list[pathlib.Path]) -> Contender:
-    """Returns a contender that does `work` on every file with a thread per core."""
+    """Returns a contender that does `work` on every file with a thread per core, and writes nothing."""
 
     def some(paths: list[pathlib.Path]) -> None:
         for path in paths:
@@ -79,7 +87,7 @@ def on_every_core(work: Callable[[pathlib.Path], Any], files: list[pathlib.Path]
             for done in [pool.submit(some, files[i : i + 4]) for i in range(0, len(files), 4)]:
                 done.result()
 
-    return run
+    return lambda: run
 
 
 def whole_job(
@@ -93,55 +101,97 @@ def whole_job(
         num_classes=2,
         num_train=count,
         num_val=2,
-        shard_size=1 << 20,
+        shard_size=-(-count // SHARDS),
+        shards_per_part=SHARDS,
         **changes,
     )
     scanned = blocks.scan(settings, {}, out)
     recipe = recipe_of("train", settings, {}, sides, scanned)
 
-    def run() -> None:
+    def clear() -> Callable[[], None]:
         for view in (*recipe.views, "facts"):
             shutil.rmtree(out / "train" / view, ignore_errors=True)
-        result = prepare(settings, recipe, out, range(1))
+        return run
+
+    def run() -> None:
+        result = prepare(settings, recipe, out, range(-(-count // settings.shard_size)))
         if result != {"images": count, "left_out": {}}:
             raise RuntimeError(f"prepared {result}")
 
-    return run
+    return clear
 
 
-def contenders(root: pathlib.Path, files: list[pathlib.Path]) -> dict[str, tuple[str, Contender]]:
-    """Returns {name: (the decoder alone it is compared with, what it does)}."""
+class Job(NamedTuple):
+    """A prepare job, and what it is compared with."""
 
-    def decode(decoder: str) -> Callable[[pathlib.Path], Any]:
-        return lambda path: images.decode(path.read_bytes(), 3, decoder)
+    decoder: str
+    resize: str
+    sides: list[int]
+    original: bool
 
-    def filtered(name: str, side: int) -> Callable[[pathlib.Path], Any]:
-        return lambda path: FILTERS[name](images.decode(path.read_bytes(), 3, "pillow"), side)
+    @property
+    def name(self) -> str:
+        """How the report names it."""
+        views = [f"{side} px" for side in self.sides] + ["original"] * self.original
+        return f"prepare {', '.join(views)} ({self.decoder}, {self.resize if self.sides else 'no filter'})"
 
-    found: dict[str, tuple[str, Contender]] = {}
-    for decoder in ("pillow", "tensorflow"):
-        found[f"{decoder} alone"] = (f"{decoder} alone", on_every_core(decode(decoder), files))
-    for name in FILTERS:
-        for side in (64, 256):
-            work = on_every_core(filtered(name, side), files)
-            found[f"pillow + {name} {side}"] = ("pillow alone", work)
-    count = len(files)
-    for decoder in ("pillow", "tensorflow"):
-        for name in FILTERS if decoder == "pillow" else ["area"]:
-            for label, sides, original in (
-                ("original", [], True),
-                ("64", [64], False),
-                ("64 and original", [64], True),
-                ("64 and 256", [64, 256], False),
-                ("64, 256 and original", [64, 256], True),
-            ):
-                if name != "area" and label not in ("64", "64 and 256"):
-                    continue  # the other views do not depend on the filter
-                changes = {"decoder": decoder, "resize": name, "keep_original": original}
-                key = f"prepare {label} ({decoder}, {name if sides else 'no filter'})"
-                out = root / "out" / key.replace(" ", "-")
-                found[key] = (f"{decoder} alone", whole_job(root, count, out, sides, **changes))
-    return found
+
+def jobs() -> list[Job]:
+    """Returns all jobs that are measured."""
+    area = [([], True), ([64], False), ([64], True), ([64, 256], False), ([64, 256], True)]
+    found = [Job(decoder, "area", *views) for decoder in ("pillow", "tensorflow") for views in area]
+    others = [name for name in FILTERS if name != "area"]
+    return found + [Job("pillow", name, sides, False) for name in others for sides in ([64], [64, 256])]
+
+
+def in_memory(job: Job) -> Callable[[pathlib.Path], Any]:
+    """Returns what is done with a file: decoder, filter and codec."""
+
+    def work(path: pathlib.Path) -> list[bytes]:
+        image = images.decode(path.read_bytes(), 3, job.decoder)
+        return [pixels.pack(FILTERS[job.resize](image, side)) for side in job.sides]
+
+    return work
+
+
+def contenders(
+    root: pathlib.Path, files: list[pathlib.Path], wanted: list[str]
+) -> tuple[dict[str, Contender], dict[str, tuple[str, str]]]:
+    """Returns what runs, by name, and by job the names of its decoder alone and of its work in memory."""
+    runs: dict[str, Contender] = {}
+    compared: dict[str, tuple[str, str]] = {}
+    for job in jobs():
+        if not all(word in job.name for word in wanted):
+            continue
+        alone = f"{job.decoder} alone"
+        memory = f"{job.decoder}, {job.resize} and codec {job.sides}" if job.sides else alone
+        bare = Job(job.decoder, job.resize, [], False)
+        runs[alone] = on_every_core(in_memory(bare), files)
+        runs[memory] = on_every_core(in_memory(job), files)
+        changes = {"decoder": job.decoder, "resize": job.resize, "keep_original": job.original}
+        out = root / "out" / str(len(compared))
+        runs[job.name] = whole_job(root, len(files), out, job.sides, **changes)
+        compared[job.name] = alone, memory
+    return runs, compared
+
+
+def measure(
+    runs: dict[str, Contender], compared: dict[str, tuple[str, str]], rounds: int
+) -> tuple[dict[str, list[Times]], dict[str, list[tuple[Times, Times, Times]]]]:
+    """Returns (wall, CPU) seconds of all that ran, and (job, alone, memory) of every job and round."""
+    times: dict[str, list[Times]] = {name: [] for name in runs}
+    rows: dict[str, list[tuple[Times, Times, Times]]] = {name: [] for name in compared}
+    for turn in range(rounds + 1):  # the first, which imports and fills caches, does not count
+        for name, (alone, memory) in compared.items():
+            found = {}
+            for one in dict.fromkeys((alone, memory, name)):
+                run = runs[one]()
+                wall, cpu = time.perf_counter(), time.process_time()
+                run()
+                found[one] = time.perf_counter() - wall, time.process_time() - cpu
+                times[one] += [found[one]] if turn else []
+            rows[name] += [(found[name], found[alone], found[memory])] if turn else []
+    return times, rows
 
 
 def main() -> None:
@@ -150,14 +200,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         files = make_files(root, count)
-        runs = contenders(root, files)
-        times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-        for turn in range(rounds + 1):  # the first, which imports and fills caches, does not count
-            for name, (_, run) in runs.items():
-                wall, cpu = time.perf_counter(), time.process_time()
-                run()
-                spent = time.perf_counter() - wall, time.process_time() - cpu
-                times[name] += [spent] if turn else []
+        times, rows = measure(*contenders(root, files, sys.argv[3:]), rounds)
         size = statistics.mean(path.stat().st_size for path in files)
     report: dict[str, Any] = {
         "files": f"{count} JPEGs of {WIDTH} x {HEIGHT} px, {size / 1000:.0f} kB each",
@@ -166,14 +209,16 @@ def main() -> None:
         "machine": platform.processor() or platform.machine(),
         "contenders": {},
     }
-    for name, (alone, _) in runs.items():
-        pairs = list(zip(times[alone], times[name], strict=True))
+    for name, spent in times.items():
         report["contenders"][name] = {
-            "images_per_second": round(count / statistics.median(wall for wall, _ in times[name]), 1),
-            "cpu_ms_per_image": round(1000 * statistics.median(cpu for _, cpu in times[name]) / count, 3),
-            "share_of_decoder_wall": round(statistics.median(a[0] / b[0] for a, b in pairs), 3),
-            "share_of_decoder_cpu": round(statistics.median(a[1] / b[1] for a, b in pairs), 3),
+            "images_per_second": round(count / statistics.median(wall for wall, _ in spent), 1),
+            "cpu_ms_per_image": round(1000 * statistics.median(cpu for _, cpu in spent) / count, 3),
         }
+    for name, found in rows.items():
+        for key, other in (("share_of_decoder", 1), ("share_of_memory", 2)):
+            for clock, k in (("wall", 0), ("cpu", 1)):
+                share = statistics.median(row[other][k] / row[0][k] for row in found)
+                report["contenders"][name][f"{key}_{clock}"] = round(share, 3)
     print(json.dumps(report, indent=1))
 
 
