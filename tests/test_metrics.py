@@ -1,12 +1,8 @@
-"""Metrics against closed forms, scipy, sklearn and brute force; and every error they raise."""
+"""Inception Score, KID and accuracy against closed forms, scipy, sklearn and brute force."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import json
-import math
-import tracemalloc
 
 import hypothesis
 import hypothesis.extra.numpy as hnp
@@ -14,20 +10,16 @@ import hypothesis.strategies as st
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.linalg
 import scipy.stats
 import sklearn.metrics
 
 from synthaug.errors import ConfigError, DataError
-from synthaug.metrics import moments, neighbours
+from synthaug.metrics import inception_score as splits_of
+from synthaug.metrics import kid as kernel
 from synthaug.metrics.accuracy import accuracy, mean_and_deviation, paired_test
-from synthaug.metrics.fid import frechet_distance
-from synthaug.metrics.inception_score import inception_score
-from synthaug.metrics.moments import Moments
-from synthaug.metrics.neighbours import precision_recall
-from synthaug.metrics.protocol import Protocol, score_row
-from synthaug.metrics.rows import check_rows, shuffled_order
-from synthaug.metrics.score import score_features
+from synthaug.metrics.inception_score import inception_score, num_splits, split_of
+from synthaug.metrics.kid import kid, kid_of_subsets
+from synthaug.metrics.rows import random_draw, shuffled_order
 
 law = hypothesis.settings(max_examples=100, deadline=None, derandomize=True, database=None)
 NAN, INF = float("nan"), float("inf")
@@ -35,241 +27,6 @@ NAN, INF = float("nan"), float("inf")
 
 def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
-
-
-def gaussian(mean, covariance, count=1000):
-    """Returns moments with exactly this mean and covariance."""
-    covariance = np.asarray(covariance, np.float64)
-    return Moments(count, np.asarray(mean, np.float64), covariance * (count - 1))
-
-
-def covariance_with(eigenvalues, seed):
-    """Returns a covariance with these eigenvalues and random eigenvectors."""
-    basis = np.linalg.qr(normal(len(eigenvalues), len(eigenvalues), seed=seed))[0]
-    return (basis * np.asarray(eigenvalues)) @ basis.T
-
-
-# -------------------------------------------------------------------------------------------- moments
-
-
-def test_moments_are_numpys_mean_and_covariance():
-    x = normal(20000, 5) * [1, 2, 3, 4, 5] + 100.0  # more rows than one block holds
-    m = moments.of(x)
-    assert m.count == 20000
-    np.testing.assert_allclose(m.mean, x.mean(axis=0), rtol=1e-14)
-    np.testing.assert_allclose(m.covariance(), np.cov(x.T), rtol=1e-11, atol=1e-13)
-    assert m.mean.dtype == m.scatter.dtype == np.float64
-    np.testing.assert_array_equal(m.scatter, m.scatter.T)
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_moments_of_narrow_features_are_summed_in_float64(dtype):
-    x = jnp.asarray(normal(500, 3) + 50.0, dtype)
-    exact = np.asarray(x).astype(np.float64)
-    np.testing.assert_allclose(moments.of(x).covariance(), np.cov(exact.T), rtol=1e-11)
-
-
-shards = st.lists(
-    hnp.arrays(
-        np.float64,
-        st.tuples(st.integers(0, 6), st.just(3)),
-        elements=st.floats(-100, 100, allow_subnormal=False),
-    ),
-    min_size=3,
-    max_size=5,
-)
-
-
-def assert_same_moments(a, b):
-    # The scatter is a sum of `count` squares, so rounding is relative to those and not to their difference.
-    largest = 100.0
-    assert a.count == b.count
-    np.testing.assert_allclose(a.mean, b.mean, rtol=0, atol=1e-12 * largest)
-    np.testing.assert_allclose(a.scatter, b.scatter, rtol=0, atol=1e-12 * largest**2 * max(a.count, 1))
-
-
-@law
-@hypothesis.given(shards)
-def test_merging_is_associative_and_equals_the_whole_set(parts):
-    a, b, c, *_ = map(moments.of, parts)
-    whole = moments.of(np.concatenate(parts[:3]))
-    assert_same_moments(moments.merge(moments.merge(a, b), c), whole)
-    assert_same_moments(moments.merge(a, moments.merge(b, c)), whole)
-
-
-@law
-@hypothesis.given(shards)
-def test_merging_is_commutative_to_the_bit(parts):
-    a, b = map(moments.of, parts[:2])
-    one, other = moments.merge(a, b), moments.merge(b, a)
-    assert one.count == other.count
-    np.testing.assert_array_equal(one.mean, other.mean)
-    np.testing.assert_array_equal(one.scatter, other.scatter)
-
-
-@law
-@hypothesis.given(shards, st.randoms(use_true_random=False))
-def test_the_order_of_shards_does_not_matter(parts, random):
-    shuffled = random.sample(parts, len(parts))
-    assert_same_moments(
-        moments.merge_all(map(moments.of, parts)), moments.merge_all(map(moments.of, shuffled))
-    )
-
-
-def test_fid_does_not_depend_on_the_order_of_shards():
-    x, other = normal(400, 8), moments.of(normal(300, 8, seed=1))
-    parts = [moments.of(part) for part in np.split(x, [7, 100, 101, 350])]
-    values = [
-        frechet_distance(moments.merge_all(order), other) for order in (parts, parts[::-1], [moments.of(x)])
-    ]
-    np.testing.assert_allclose(values, values[0], rtol=1e-12)
-
-
-def test_an_empty_shard_changes_nothing():
-    a, empty = moments.of(normal(5, 3)), moments.of(np.zeros((0, 3)))
-    assert empty.count == 0
-    assert moments.merge(a, empty) is a
-    assert moments.merge(empty, a) is a
-
-
-def test_moments_survive_an_npz_file_bit_for_bit(tmp_path):
-    m = moments.of(normal(9, 4))
-    np.savez(tmp_path / "m.npz", **moments.to_arrays(m))
-    with np.load(tmp_path / "m.npz") as arrays:
-        back = moments.from_arrays(arrays)
-    assert type(back.count) is int
-    assert back.count == 9
-    np.testing.assert_array_equal(back.mean, m.mean)
-    np.testing.assert_array_equal(back.scatter, m.scatter)
-
-
-def test_moments_in_an_npz_file_are_checked():
-    good = moments.to_arrays(moments.of(normal(9, 4)))
-    with pytest.raises(DataError, match="scatter missing among count, mean"):
-        moments.from_arrays({name: good[name] for name in ("count", "mean")})
-    with pytest.raises(DataError, match="mean float32"):
-        moments.from_arrays({**good, "mean": good["mean"].astype(np.float32)})
-    with pytest.raises(DataError, match=r"count int64\(1,\)"):
-        moments.from_arrays({**good, "count": np.array([9])})
-    with pytest.raises(DataError, match=r"mean \(3,\) and scatter \(4, 4\)"):
-        moments.from_arrays({**good, "mean": good["mean"][:3]})
-    with pytest.raises(DataError, match="count = -1"):
-        moments.from_arrays({**good, "count": np.array(-1)})
-    with pytest.raises(DataError, match="NaN or inf"):
-        moments.from_arrays({**good, "mean": np.full(4, INF)})
-
-
-def test_features_that_are_not_finite_are_counted_and_the_first_is_named():
-    x = normal(10, 3)
-    x[4, 1], x[7, 0], x[7, 2] = NAN, INF, -INF
-    with pytest.raises(DataError, match="features: 2 of 10 rows hold NaN or inf, the first is row 4"):
-        moments.of(x)
-
-
-def test_tables_of_another_shape_or_type_are_refused():
-    with pytest.raises(DataError, match=r"x: found shape \(3,\)"):
-        check_rows(np.zeros(3), "x")
-    with pytest.raises(DataError, match=r"x: found shape \(3, 0\)"):
-        check_rows(np.zeros((3, 0)), "x")
-    for table in (np.zeros((2, 2), complex), np.zeros((2, 2), bool), [["a", "b"]]):
-        with pytest.raises(DataError, match="x: found dtype"):
-            check_rows(table, "x")
-
-
-def test_moments_that_cannot_be_merged_or_used_are_refused():
-    with pytest.raises(DataError, match="no shard"):
-        moments.merge_all([])
-    with pytest.raises(DataError, match="3 features against 4"):
-        moments.merge(moments.of(normal(5, 3)), moments.of(normal(5, 4)))
-    with pytest.raises(DataError, match="1 images; a covariance needs at least 2"):
-        moments.of(normal(1, 3)).covariance()
-
-
-# ------------------------------------------------------------------------------------------------ FID
-
-
-@pytest.mark.parametrize("count", [500, 20, 2], ids=["full rank", "fewer images than features", "two images"])
-def test_fid_of_identical_sets_is_zero(count):
-    m = moments.of(normal(count, 64))
-    assert abs(frechet_distance(m, m)) < 1e-9
-
-
-def test_fid_of_a_set_and_its_shards_is_zero_for_an_ill_conditioned_covariance():
-    x = normal(300, 40) * np.logspace(-5, 0, 40) @ np.linalg.qr(normal(40, 40, seed=1))[0] + 3.0
-    m = moments.merge_all(map(moments.of, np.array_split(x, 7)))
-    assert abs(frechet_distance(m, moments.of(x))) < 1e-9
-
-
-def test_fid_of_two_gaussians_is_the_closed_form():
-    assert frechet_distance(gaussian([0.0], [[4.0]]), gaussian([3.0], [[1.0]])) == pytest.approx(
-        10.0, rel=1e-14
-    )
-    # Covariances that commute: |m|^2 + sum (sqrt a - sqrt b)^2.
-    a, b = np.array([4.0, 9.0, 0.25]), np.array([1.0, 16.0, 2.25])
-    rotated = [covariance_with(values, seed=3) for values in (a, b)]
-    value = frechet_distance(gaussian([1, 2, 3], rotated[0]), gaussian([0, 0, 0], rotated[1]))
-    assert value == pytest.approx(14.0 + 3.0, rel=1e-13)
-    # 2 x 2 without commuting: tr (AB)^1/2 = sqrt(tr AB + 2 sqrt(det AB)).
-    a2, b2 = np.array([[2.0, 1.0], [1.0, 3.0]]), np.array([[1.0, -0.5], [-0.5, 4.0]])
-    overlap = math.sqrt(np.trace(a2 @ b2) + 2 * math.sqrt(np.linalg.det(a2 @ b2)))
-    value = frechet_distance(gaussian([0, 0], a2), gaussian([0, 0], b2))
-    assert value == pytest.approx(np.trace(a2) + np.trace(b2) - 2 * overlap, rel=1e-13)
-
-
-def test_fid_of_singular_gaussians_is_the_closed_form():
-    """Disjoint supports overlap nowhere; equal ones as in full rank."""
-    basis = np.linalg.qr(normal(30, 30))[0]
-    low, high = basis[:, :5], basis[:, 5:12]
-    a = gaussian(np.zeros(30), low @ low.T)
-    assert frechet_distance(a, gaussian(np.zeros(30), high @ high.T)) == pytest.approx(5 + 7, rel=1e-12)
-    assert frechet_distance(a, gaussian(np.zeros(30), 9 * low @ low.T)) == pytest.approx(5 * 4, rel=1e-12)
-    assert frechet_distance(a, gaussian(np.zeros(30), np.zeros((30, 30)))) == pytest.approx(5, rel=1e-12)
-
-
-@pytest.mark.parametrize("smallest", [1.0, 1e-4, 1e-8, 1e-10])
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_fid_agrees_with_scipys_matrix_root(smallest, seed):
-    spectra = [np.geomspace(smallest, 2.0, 24), np.geomspace(smallest, 1.0, 24) ** 0.8]
-    a, b = (gaussian(normal(24, seed=seed + i), covariance_with(s, seed + i)) for i, s in enumerate(spectra))
-    root = scipy.linalg.sqrtm(a.covariance() @ b.covariance()).real
-    shift = a.mean - b.mean
-    expected = shift @ shift + np.trace(a.covariance() + b.covariance() - 2 * root)
-    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.parametrize(("n", "m"), [(200, 150), (10, 12), (2, 300)])
-def test_fid_is_symmetric(n, m):
-    a, b = moments.of(normal(n, 50)), moments.of(2 * normal(m, 50, seed=1) + 0.1)
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-12)
-
-
-@law
-@hypothesis.given(st.integers(2, 8), st.integers(2, 8), st.integers(0, 10**6), st.floats(1e-6, 1e6))
-def test_fid_of_fewer_images_than_features_is_finite_and_not_negative(n, m, seed, scale):
-    a, b = moments.of(scale * normal(n, 12, seed=seed)), moments.of(scale * normal(m, 12, seed=seed + 1))
-    value = frechet_distance(a, b)
-    assert type(value) is float
-    assert math.isfinite(value)
-    assert value >= 0.0
-
-
-def test_rounding_never_makes_fid_negative():
-    for seed in range(20):
-        x = normal(40, 16, seed=seed)
-        whole, merged = moments.of(x), moments.merge_all(map(moments.of, np.split(x, 4)))
-        assert 0.0 <= frechet_distance(whole, merged) < 1e-9
-
-
-def test_fid_of_constant_features_is_the_squared_distance_of_the_means():
-    assert frechet_distance(moments.of(np.ones((3, 4))), moments.of(np.zeros((2, 4)))) == 4.0
-
-
-def test_fid_refuses_other_features_and_single_images():
-    with pytest.raises(DataError, match="3 features against 4"):
-        frechet_distance(moments.of(normal(5, 3)), moments.of(normal(5, 4)))
-    for pair in itertools.permutations([moments.of(normal(1, 3)), moments.of(normal(5, 3))]):
-        with pytest.raises(DataError, match="1 images"):
-            frechet_distance(*pair)
 
 
 # ------------------------------------------------------------------------------------ Inception Score
@@ -293,7 +50,8 @@ def test_inception_score_is_the_plain_formula(splits):
     logits = 2 * normal(10000, 6)  # more rows than one block holds; 3 does not divide it
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     scores = []
-    for part in np.array_split(p, splits):
+    for i in range(splits):
+        part = p[i * 10000 // splits : (i + 1) * 10000 // splits]
         divergence = (part * (np.log(part) - np.log(part.mean(axis=0)))).sum(axis=1)
         scores.append(np.exp(divergence.mean()))
     expected = np.mean(scores), np.std(scores)
@@ -325,101 +83,165 @@ def test_inception_score_refuses_what_it_cannot_split():
         inception_score(np.full((9, 3), NAN), 2, seed=0)
 
 
+def assert_same_sums(a, b):
+    for name, array in splits_of.to_arrays(a).items():
+        assert array.tolist() == splits_of.to_arrays(b)[name].tolist(), name
+    assert not (a.counts.all() and a.score() != b.score())
+
+
+@law
+@hypothesis.given(
+    st.integers(0, 10**6),
+    st.lists(st.integers(0, 60), max_size=5),
+    st.sampled_from([3, 17, 1008]),
+    st.sampled_from(["float32", "float64"]),
+)
+def test_no_bit_of_the_inception_score_depends_on_batches_or_their_order(seed, cuts, classes, dtype):
+    logits = (5 * normal(60, classes, seed=seed)).astype(dtype)
+    split = split_of(np.argsort(shuffled_order(60, seed)), 60, 4)
+    whole = splits_of.of(logits, split, 4)
+    order = np.random.default_rng(seed).permutation(60)
+    sums = splits_of.of(logits[:0], split[:0], 4)
+    for part in np.split(order, sorted(cuts)):
+        sums = splits_of.merge(splits_of.of(np.asfortranarray(logits[part]), split[part], 4), sums)
+    assert_same_sums(sums, whole)
+    assert whole.score() == inception_score(logits, 4, seed=seed)
+    assert_same_sums(splits_of.from_arrays(splits_of.to_arrays(whole)), whole)
+
+
+def test_rare_classes_are_not_rounded_away():
+    """A thousand classes of probability 1e-9 each hold a millionth of the mass, and of the entropy more."""
+    p = np.full((50, 1001), 1e-9)
+    p[:, 0] = 1 - 1e-6
+    p[::2, 1:501] *= 2
+    p[::2, 501:] *= 1e-6
+    p /= p.sum(axis=1, keepdims=True)
+    marginal = p.mean(axis=0)
+    expected = np.exp((p * np.log(p / marginal)).sum(axis=1).mean()) - 1
+    assert inception_score(np.log(p), 1, seed=None)[0] - 1 == pytest.approx(expected, abs=1e-11)
+
+
+@law
+@hypothesis.given(st.integers(1, 200), st.integers(1, 40))
+def test_splits_are_contiguous_and_differ_by_one_image_at_most(count, splits):
+    hypothesis.assume(splits <= count)
+    found = split_of(np.arange(count), count, splits)
+    sizes = np.bincount(found, minlength=splits)
+    assert len(sizes) == splits
+    assert sizes.max() - sizes.min() <= 1
+    assert (np.diff(found) >= 0).all()
+
+
+def test_splits_may_be_given_by_their_size():
+    assert [num_splits(n, 5000) for n in (1, 5000, 49_999, 50_000, 1_200_000)] == [1, 1, 10, 10, 240]
+    with pytest.raises(ConfigError, match="splits of 0 images"):
+        num_splits(10, 0)
+
+
+def test_sums_of_other_splits_or_classes_do_not_merge():
+    sums = splits_of.of(normal(6, 3), np.arange(6) % 2, 2)
+    for other in (
+        splits_of.of(normal(6, 4), np.arange(6) % 2, 2),
+        splits_of.of(normal(6, 3), np.arange(6) % 3, 3),
+    ):
+        with pytest.raises(DataError, match="splits and classes against"):
+            splits_of.merge(sums, other)
+    with pytest.raises(DataError, match="split 1 of 2 has no images"):
+        splits_of.of(normal(6, 3), np.zeros(6, int), 2).score()
+    arrays = splits_of.to_arrays(sums)
+    for damage in ({"counts": arrays["counts"].astype(float)}, {"entropy": arrays["entropy"][0]}):
+        with pytest.raises(DataError, match=r"expected counts i64\[S\]"):
+            splits_of.from_arrays({**arrays, **damage})
+    with pytest.raises(DataError, match="Inception Score: found"):
+        splits_of.from_arrays({"counts": arrays["counts"]})
+
+
+# ---------------------------------------------------------------------------------------------- KID
+
+
+def plain_kid(a, b):
+    """Returns the unbiased estimate, pair by pair."""
+
+    def k(x, y):
+        return (x @ y / len(x) + 1) ** 3
+
+    n, m = len(a), len(b)
+    within = [
+        sum(k(x[i], x[j]) for i, j in itertools.permutations(range(len(x)), 2)) / (len(x) * (len(x) - 1))
+        for x in (a, b)
+    ]
+    return sum(within) - 2 * sum(k(x, y) for x in a for y in b) / (n * m)
+
+
+@pytest.mark.parametrize(("n", "m", "width"), [(2, 2, 1), (9, 14, 5), (30, 11, 3)])
+@pytest.mark.parametrize("block", [4, 4096])
+def test_kid_is_the_plain_formula(monkeypatch, n, m, width, block):
+    monkeypatch.setattr(kernel, "_BLOCK", block)
+    a, b = normal(n, width), normal(m, width, seed=1) + 0.3
+    assert kid(a, b) == pytest.approx(plain_kid(a, b), rel=1e-11, abs=1e-12)
+    assert kid(a, b) == pytest.approx(kid(b, a), rel=1e-12)
+
+
+def test_kid_of_point_masses_is_the_closed_form():
+    a, b = np.full((5, 4), 2.0), np.full((7, 4), -1.0)
+    assert kid(a, b) == pytest.approx((4 + 1) ** 3 + (1 + 1) ** 3 - 2 * (-2 + 1) ** 3, rel=1e-14)
+
+
+def test_kid_has_no_bias():
+    """The mean over many small draws of one distribution is 0 within its error."""
+    values = [kid(normal(10, 3, seed=2 * s), normal(10, 3, seed=2 * s + 1)) for s in range(2000)]
+    assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(2000)
+    assert min(values) < 0
+
+
+def test_kid_of_subsets_draws_by_the_seed():
+    a, b = normal(60, 4), normal(50, 4, seed=1) + 0.5
+    mean, deviation = kid_of_subsets(a, b, subsets=20, size=30, seed=0)
+    assert deviation > 0
+    assert mean == pytest.approx(kid(a, b), abs=3 * deviation)
+    assert kid_of_subsets(a, b, subsets=20, size=30, seed=0) == (mean, deviation)
+    assert kid_of_subsets(a, b, subsets=20, size=30, seed=1) != (mean, deviation)
+    drawn = [kid(a[random_draw(60, 30, (0, i, 0))], b[random_draw(50, 30, (0, i, 1))]) for i in range(20)]
+    assert (mean, deviation) == (np.mean(drawn), np.std(drawn))
+
+
+def test_kid_of_draws_that_are_the_whole_sets_is_one_number_without_a_deviation(monkeypatch):
+    a, b = normal(50, 4), normal(50, 4, seed=1) + 0.5
+    monkeypatch.setattr(kernel, "random_draw", None)  # nothing is drawn, so nothing is computed twice
+    assert kid_of_subsets(a, b, subsets=3, size=50, seed=0) == (kid(a, b), None)
+    monkeypatch.undo()
+    assert kid_of_subsets(a, b[:49], subsets=3, size=49, seed=0)[1] > 0
+
+
+def test_kid_refuses_what_it_cannot_draw():
+    with pytest.raises(DataError, match="KID: draws of 10 from 9 and 20 images"):
+        kid_of_subsets(normal(9, 2), normal(20, 2), subsets=2, size=10, seed=0)
+    with pytest.raises(DataError, match="KID: draws of 1 "):
+        kid_of_subsets(normal(9, 2), normal(20, 2), subsets=2, size=1, seed=0)
+    with pytest.raises(DataError, match=r"KID: features \[1, 2\] against \[9, 2\]"):
+        kid(normal(1, 2), normal(9, 2))
+    with pytest.raises(DataError, match=r"KID: features \[9, 3\] against \[9, 2\]"):
+        kid(normal(9, 3), normal(9, 2))
+    with pytest.raises(DataError, match="features of the reference: 9 of 9 rows"):
+        kid(normal(9, 2), np.full((9, 2), NAN))
+
+
+# --------------------------------------------------------------------------------------------- rows
+
+
+def test_a_draw_has_different_numbers_and_is_the_same_in_every_numpy_version():
+    # Recorded with numpy 2.4. If this fails, KID is no longer comparable with earlier values.
+    assert random_draw(8, 3, (0, 1)).tolist() == [7, 4, 5]
+    for size in (1, 50, 100):
+        assert len(set(random_draw(100, size, (3, 4, 1)).tolist())) == size
+    hits = np.bincount(np.concatenate([random_draw(10, 3, (0, i)) for i in range(3000)]), minlength=10)
+    assert abs(hits / 900 - 1).max() < 0.15
+
+
 def test_the_shuffled_order_is_the_same_in_every_numpy_version():
     # Recorded with numpy 2.4. If this fails, scores are no longer comparable with earlier ones.
     assert shuffled_order(8, seed=0).tolist() == [3, 2, 1, 6, 0, 7, 4, 5]
     assert sorted(shuffled_order(1000, seed=7).tolist()) == list(range(1000))
-
-
-# ------------------------------------------------------------------------------- precision and recall
-
-
-def brute_force(real, generated, k):
-    def share(points, centres):
-        radii = [
-            sorted(np.sum((c - o) ** 2) for o in np.delete(centres, i, 0))[k - 1]
-            for i, c in enumerate(centres)
-        ]
-        return np.mean(
-            [any(np.sum((p - c) ** 2) <= r for c, r in zip(centres, radii, strict=True)) for p in points]
-        )
-
-    return share(generated, real), share(real, generated)
-
-
-def test_identical_sets_have_precision_and_recall_one():
-    x = normal(200, 16).astype(np.float32) + 1000.0
-    assert precision_recall(x, x, k=3, chunk=64) == (1.0, 1.0)
-
-
-def test_precision_and_recall_do_not_depend_on_a_common_offset():
-    real, generated = (np.round(normal(60, 3, seed=seed) * 2**10) / 2**10 for seed in (0, 1))
-    assert 0.0 < precision_recall(real, generated)[0] < 1.0
-    offset = 2.0**30  # added without rounding; its square has no digits left for the distances
-    assert precision_recall(real + offset, generated + offset) == precision_recall(real, generated)
-
-
-def test_disjoint_sets_have_precision_and_recall_zero():
-    assert precision_recall(normal(50, 4), normal(60, 4, seed=1) + 100.0) == (0.0, 0.0)
-
-
-@pytest.mark.parametrize("chunk", [1, 7, 4096])
-@pytest.mark.parametrize("width", [3, 64, 300])
-def test_a_collapsed_generator_has_precision_one_and_recalls_only_what_it_copies(width, chunk):
-    """Balls of radius 0: matrix products round a duplicate's distance differently from block to block."""
-    for seed in range(6):
-        real = normal(50, width, seed=seed)
-        copies = np.repeat(real[5:9], 6, axis=0)
-        assert precision_recall(real, copies, chunk=chunk) == (1.0, 4 / 50)
-
-
-@law
-@hypothesis.given(
-    st.integers(4, 12), st.integers(4, 12), st.integers(1, 3), st.integers(1, 13), st.integers(0, 10**6)
-)
-def test_precision_and_recall_agree_with_brute_force(n, m, k, chunk, seed):
-    real, generated = normal(n, 2, seed=seed), normal(m, 2, seed=seed + 1)
-    assert precision_recall(real, generated, k, chunk) == pytest.approx(brute_force(real, generated, k))
-
-
-@law
-@hypothesis.given(
-    hnp.arrays(np.int64, (9, 2), elements=st.integers(-2, 2)),
-    hnp.arrays(np.int64, (7, 2), elements=st.integers(-2, 2)),
-    st.integers(1, 3),
-    st.integers(1, 9),
-)
-def test_points_on_the_boundary_and_duplicates_count_as_inside(real, generated, k, chunk):
-    assert precision_recall(real, generated, k, chunk) == pytest.approx(brute_force(real, generated, k))
-
-
-def test_neighbours_need_memory_for_one_block_of_distances_only():
-    x = normal(1500, 4)
-    peaks = {}
-    for chunk in (100, 1500):
-        tracemalloc.start()
-        result = precision_recall(x, x + 0.1, chunk=chunk)
-        peaks[chunk] = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert result == precision_recall(x, x + 0.1)
-    full_matrix = 1500 * 1500 * 8
-    assert peaks[100] < full_matrix / 15  # rows x all columns would be a 15th
-    assert peaks[1500] > full_matrix
-
-
-def test_neighbours_refuse_sets_that_have_none():
-    with pytest.raises(DataError, match="3 images have no neighbour number 3"):
-        precision_recall(normal(3, 2), normal(9, 2))
-    with pytest.raises(DataError, match="0 images have no neighbour number 3"):
-        precision_recall(normal(9, 2), np.zeros((0, 2)))
-    with pytest.raises(ConfigError, match="neighbours = 0"):
-        neighbours.squared_radii(normal(9, 2), 0, 4)
-    with pytest.raises(ValueError, match="chunk = 0"):
-        precision_recall(normal(9, 2), normal(9, 2), chunk=0)
-    with pytest.raises(DataError, match="2 of real images against 3"):
-        precision_recall(normal(9, 2), normal(9, 3))
-    with pytest.raises(DataError, match="generated features: 9 of 9 rows"):
-        precision_recall(normal(9, 2), np.full((9, 2), INF))
 
 
 # ------------------------------------------------------------------------------------------- accuracy
@@ -534,110 +356,3 @@ def test_the_paired_test_refuses_arms_that_are_not_pairs():
         paired_test([1.0, 2.0], [1.0, 2.0, 3.0])
     with pytest.raises(DataError, match="paired values: 1 of 2 rows"):
         paired_test([1.0, NAN], [1.0, 2.0])
-
-
-# ------------------------------------------------------------------------------- protocol and the row
-
-FIELDS = {
-    "encoder": "resnet", "encoder_hash": "ab12", "resize": "area", "resolution": 8, "reference": "train",
-    "splits": 2, "neighbours": 3, "max_images": 100, "seed": 0,
-}  # fmt: skip
-PROTOCOL = Protocol(**FIELDS, n=50, n_reference=60)
-KEYS = [
-    "set", "resolution", "reference", "n", "encoder", "fid", "inception_score", "inception_score_std",
-    "precision", "recall", "n_reference", "encoder_hash", "resize", "splits", "neighbours",
-    "max_images", "seed",
-]  # fmt: skip
-
-
-def test_a_row_carries_every_field_of_its_protocol():
-    row = score_row("generated", PROTOCOL, 1.5, 3.0, 0.1, 0.9, np.float64(0.8))
-    assert list(row) == KEYS
-    assert {name: row[name] for name in dataclasses.asdict(PROTOCOL)} == dataclasses.asdict(PROTOCOL)
-    assert json.loads(json.dumps(row)) == row
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"encoder": ""}, "encoder = ''"),
-        ({"encoder_hash": " "}, "encoder_hash = ' '"),
-        ({"resize": None}, "resize = None"),
-        ({"reference": "test"}, "reference = 'test'; expected train or val"),
-        ({"resolution": 0}, "resolution = 0"),
-        ({"n": 1}, "n = 1"),
-        ({"n_reference": 2.5}, "n_reference = 2.5"),
-        ({"splits": True}, "splits = True"),
-        ({"neighbours": 0}, "neighbours = 0"),
-        ({"max_images": 1}, "max_images = 1"),
-        ({"seed": -1}, "seed = -1"),
-        ({"splits": 51}, "splits = 51 exceeds n = 50"),
-        ({"neighbours": 50}, "neighbours = 50 needs more than the 50 images"),
-        ({"max_images": 3}, "neighbours = 3 needs more than the 3 images"),
-    ],
-)
-def test_a_protocol_that_no_measurement_can_have_is_refused(change, message):
-    with pytest.raises(ConfigError, match=f"protocol: {message}"):
-        dataclasses.replace(PROTOCOL, **change)
-
-
-def test_a_protocol_cannot_be_left_incomplete():
-    for name in dataclasses.asdict(PROTOCOL):
-        with pytest.raises(TypeError, match=name):
-            Protocol(**{key: value for key, value in dataclasses.asdict(PROTOCOL).items() if key != name})
-
-
-@pytest.mark.parametrize(
-    ("numbers", "name"),
-    [
-        ((NAN, 3, 0, 1, 1), "fid"), ((-1, 3, 0, 1, 1), "fid"), ((1, 0.5, 0, 1, 1), "inception_score"),
-        ((1, 3, INF, 1, 1), "inception_score_std"), ((1, 3, 0, 1.1, 1), "precision"),
-        ((1, 3, 0, 1, -0.1), "recall"),
-    ],
-)  # fmt: skip
-def test_numbers_that_a_metric_cannot_have_are_not_written(numbers, name):
-    with pytest.raises(DataError, match=f"generated: {name} = "):
-        score_row("generated", PROTOCOL, *numbers)
-
-
-def test_a_row_needs_the_name_of_its_set():
-    with pytest.raises(DataError, match="set name ' '"):
-        score_row(" ", PROTOCOL, 1, 3, 0, 1, 1)
-
-
-def test_a_scored_set_has_the_numbers_of_the_single_metrics():
-    features, real, logits = normal(50, 5), normal(60, 5, seed=1) + 0.3, normal(50, 4)
-    row = score_features("generated", features, logits, real, **FIELDS)
-    assert list(row) == KEYS
-    assert (row["n"], row["n_reference"]) == (50, 60)
-    assert row["fid"] == frechet_distance(moments.of(features), moments.of(real))
-    assert (row["inception_score"], row["inception_score_std"]) == inception_score(logits, 2, seed=0)
-    assert (row["precision"], row["recall"]) == precision_recall(real, features, 3)
-
-
-def test_large_sets_are_drawn_from_for_precision_and_recall_only():
-    features, real, logits = normal(50, 5), normal(60, 5, seed=1) + 0.3, normal(50, 4)
-    drawn = real[shuffled_order(60, 7)[:20]], features[shuffled_order(50, 7)[:20]]
-    row = score_features("generated", features, logits, real, **{**FIELDS, "max_images": 20, "seed": 7})
-    assert (row["precision"], row["recall"]) == precision_recall(*drawn, 3)
-    assert (row["n"], row["max_images"], row["seed"]) == (50, 20, 7)
-    assert row["fid"] == frechet_distance(moments.of(features), moments.of(real))
-
-
-def test_a_set_scored_against_itself_is_perfect():
-    x = normal(50, 5)
-    row = score_features("val", x, normal(50, 4), x, **{**FIELDS, "max_images": 20})
-    assert row["fid"] < 1e-9
-    assert (row["precision"], row["recall"]) == (1.0, 1.0)
-
-
-def test_scoring_names_the_set_whose_arrays_do_not_belong_together():
-    x = normal(50, 5)
-    with pytest.raises(DataError, match="toy: 50 rows of features against 49 of logits"):
-        score_features("toy", x, normal(49, 4), x, **FIELDS)
-    with pytest.raises(DataError, match="toy: features of the train reference: 50 of 50 rows"):
-        score_features("toy", x, normal(50, 4), np.full_like(x, NAN), **FIELDS)
-    with pytest.raises(DataError, match="5 features against 6"):
-        score_features("toy", x, normal(50, 4), normal(50, 6), **FIELDS)
-    with pytest.raises(ConfigError, match="splits = 51"):
-        score_features("toy", x, normal(50, 4), x, **{**FIELDS, "splits": 51})
