@@ -23,12 +23,13 @@ SHARD_FROM = 2**20
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def start(site: Site, cache: pathlib.Path) -> None:
-    """Starts jax for this process: devices, and the compilation cache inside the run directory."""
+def start(site: Site, cache: pathlib.Path | None) -> None:
+    """Starts jax for this process: devices, and the compilation cache inside a folder, if there is one."""
     if "cpu" in os.environ.get("JAX_PLATFORMS", "cpu"):
         jax.config.update("jax_num_cpu_devices", site.devices)
-    # Restarted runs compile nothing again; a local directory, because URL caches disable the autotuner's.
-    jax.config.update("jax_compilation_cache_dir", str(cache / "jax"))
+    if cache:
+        # Restarted runs compile nothing again; a local directory, because URL caches disable the autotuner's.
+        jax.config.update("jax_compilation_cache_dir", str(cache / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     found = jax.local_device_count()
@@ -45,8 +46,12 @@ def mesh() -> Mesh:
 
 def place(batch: dict[str, Any]) -> dict[str, Any]:
     """Returns the batch with every numpy array split over the mesh along its first axis."""
-    split = NamedSharding(mesh(), PartitionSpec("data"))
-    return {k: jax.device_put(v, split) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
+    return {k: jax.device_put(v, split()) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
+
+
+def split() -> NamedSharding:
+    """Returns how a batch lies on the mesh: cut along its first axis."""
+    return NamedSharding(mesh(), PartitionSpec("data"))
 
 
 def replicate(tree: Any) -> Any:

@@ -1,94 +1,82 @@
-"""encoder: the network whose features every metric compares, and the features of the real sets.
+"""encoder: the networks whose features every metric compares, trained here or opened from files.
 
-At toy size it is a classifier trained on the real train split; its penultimate layer gives the
-features. It learns from the images at every resolution that is scored, enlarged as they are for scoring:
-a classifier that knew sharp images only would see two or three classes in all enlarged ones.
-It has seen the train images: FID against train and against val differ also for that reason.
+A study of images that no published network knows trains a classifier on its real train split; the
+penultimate layer gives the features. It learns from the images at every resolution that is scored, enlarged
+as they are for scoring: a classifier that knew sharp images only would see two or three classes in all
+enlarged ones. It has seen the train images: FID against train and against val differ also for that reason.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 
-from synthaug import experiment, parallel
-from synthaug.data.images import to_float, to_u8
+from synthaug import experiment
 from synthaug.data.loader import Piece
-from synthaug.diffusion.cascade import enlarge
+from synthaug.errors import DataError
 from synthaug.experiment import prepared_resolutions
+from synthaug.launch.parts import encoder_names
 from synthaug.metrics.accuracy import accuracy
-from synthaug.models.functional import Weights, hash_weights
+from synthaug.models.functional import hash_weights
 from synthaug.rundir import RunDir
 from synthaug.stages import classifiers
-from synthaug.stages.arrays import read_arrays, write_arrays
+from synthaug.stages.encoders import Encoder, enlarge_u8, of_classifier, open_encoder
 from synthaug.stages.job import Job
-from synthaug.stages.pieces import Images, in_blocks, real_images
+from synthaug.stages.pieces import in_blocks, real_images
 from synthaug.train.checkpoint import load_weights
 
 
-@dataclasses.dataclass(frozen=True)
-class Encoder:
-    """Features and logits of images of any resolution up to its own."""
-
-    settings: experiment.Classifier
-    weights: Weights
-    name: str
-    sha256: str
-    resolution: int
-    num_classes: int
-
-    def encode(self, images: Images, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (features f32[N,D], logits f32[N,K]) of u8[N,h,w,C], enlarged as `resize` says.
-
-        Of a set larger than `count` only the first images are looked at.
-        """
-        blocks = in_blocks(images, classifiers.EVAL_BATCH, count)
-        batches = (enlarge_u8(block, self.resolution) for block in blocks)
-        logits, features = classifiers.predict(self.settings, self.weights, batches, self.num_classes)
-        return features, logits
-
-    def resize(self, resolution: int) -> str:
-        """Returns the name of what happens to images of a resolution before they are encoded."""
-        return "none" if resolution == self.resolution else f"bilinear {resolution}->{self.resolution}, 8 bit"
-
-
 def run(job: Job) -> dict[str, Any]:
-    """Trains the encoder and writes the features of the real sets."""
-    settings = job.experiment.score.encoder
+    """Trains the part's encoder, or opens the file of its weights and notes what they are."""
+    settings = _settings(job.experiment, job.args["encoder"])
+    if settings.kind == "classifier":
+        return _train(job, settings)
+    with job.clock.measure("restore"):
+        encoder = open_encoder(settings)
+    return _describe(settings, encoder)
+
+
+def _settings(study: experiment.Experiment, name: str) -> experiment.Encoder:
+    return study.score.further[name] if name else study.score.encoder
+
+
+def _describe(settings: experiment.Encoder, encoder: Encoder) -> dict[str, Any]:
+    return {
+        "kind": settings.kind,
+        "name": encoder.name,
+        "backend": encoder.backend,
+        "weights_sha256": encoder.sha256,
+    }
+
+
+def _train(job: Job, settings: experiment.Encoder) -> dict[str, Any]:
     resolutions = prepared_resolutions(job.experiment)
-    top = resolutions[-1]
+    top, name = resolutions[-1], job.args["encoder"]
     trained = classifiers.train_classifier(
         job,
-        settings,
+        settings.classifier,
         _train_set(job, resolutions),
         real_images(job, "val", top),
         budget=job.experiment.classify.budget,
         seed=job.experiment.seed,
-        role="encoder",
+        role=f"encoder {name}" if name else "encoder",
     )
-    sha256 = hash_weights(trained.weights)
-    encoder = _encoder(job.experiment, trained.weights, sha256, top)
-    hashes, top1 = {}, {}
-    for split in ("train", "val"):
-        for resolution in resolutions:
-            images, labels = real_images(job, split, resolution)
-            features, logits = encoder.encode(images)
-            if split == "val":
-                top1[str(resolution)] = accuracy(logits, labels).top1
-            file = _features_file(job.run, split, resolution)
-            hashes[file.name] = write_arrays(file, {"features": features, "logits": logits})
+    encoder = of_classifier(
+        settings,
+        trained.weights,
+        hash_weights(trained.weights),
+        resolution=top,
+        channels=job.experiment.data.channels,
+    )
     return {
-        "name": encoder.name,
-        "weights_sha256": sha256,
+        **_describe(settings, encoder),
         "resolution": top,
         "steps": trained.num_steps,
-        "checkpoint": f"encoder-0/checkpoints/{trained.num_steps}",
-        "top1": top1,
-        "features": hashes,
+        "checkpoint": f"{job.stage}-{job.part}/checkpoints/{trained.num_steps}",
+        "top1": {str(side): _top1(job, encoder, side) for side in resolutions},
     }
 
 
@@ -105,37 +93,56 @@ def _train_set(job: Job, resolutions: list[int]) -> list[Piece]:
     return pieces[::-1]
 
 
-def enlarge_u8(images: np.ndarray, resolution: int) -> np.ndarray:
-    """Returns u8[N,H,W,C]: images u8[N,h,w,C] enlarged bilinearly, or as they are."""
-    if images.shape[1] == resolution:
-        return images
-    return np.asarray(to_u8(jax.device_get(enlarge(to_float(images), resolution))))
+def _top1(job: Job, encoder: Encoder, side: int) -> float:
+    """Returns the share of real validation images of a side whose class the encoder tells."""
+    images, labels = real_images(job, "val", side)
+    with job.clock.measure("evaluate"):
+        found = [encoder.encode(batch).logits for batch in in_blocks(images, encoder.batch_size)]
+    job.check_stop()
+    return accuracy(np.concatenate([logits for logits in found if logits is not None]), labels).top1
 
 
-def _encoder(settings: experiment.Experiment, weights: Weights, sha256: str, resolution: int) -> Encoder:
-    return Encoder(
-        settings=settings.score.encoder,
-        weights=parallel.replicate(weights),
-        name=f"classifier ({settings.score.encoder.kind} trained on real images, penultimate layer)",
-        sha256=sha256,
-        resolution=resolution,
-        num_classes=settings.data.num_classes,
-    )
+def load_encoder(run: RunDir, study: experiment.Experiment, name: str = "") -> Encoder:
+    """Returns an encoder of the run.
+
+    Args:
+        run: its stage `encoder` is finished.
+        study: settings of the run.
+        name: in `score.further`; empty: `score.encoder`.
+
+    Raises:
+        DataError: the file of its weights is gone, or holds others than when the run began.
+    """
+    result = run.result("encoder", encoder_names(study).index(name))
+    settings = _settings(study, name)
+    if settings.kind == "classifier":
+        weights, _ = load_weights(run.path / result["checkpoint"])
+        return of_classifier(
+            settings,
+            weights,
+            result["weights_sha256"],
+            resolution=result["resolution"],
+            channels=study.data.channels,
+        )
+    encoder = _opened(settings, _stamp(settings.path))
+    if encoder.sha256 != result["weights_sha256"]:
+        raise DataError(
+            f"{settings.path}: holds other weights ({encoder.sha256[:12]}) than when the run began "
+            f"({result['weights_sha256'][:12]}); put the file back, or start with --stage encoder --force."
+        )
+    return encoder
 
 
-def load_encoder(run: RunDir, settings: experiment.Experiment) -> Encoder:
-    """Returns the run's encoder."""
-    result = run.result("encoder")
-    weights, _ = load_weights(run.path / result["checkpoint"])
-    return _encoder(settings, weights, result["weights_sha256"], result["resolution"])
+# A worker encodes many sets: the weights are read, and the network is compiled, once.
+@functools.lru_cache(maxsize=2)
+def _opened(settings: experiment.Encoder, stamp: tuple[float, int]) -> Encoder:
+    return open_encoder(settings)
 
 
-def real_features(run: RunDir, split: str, resolution: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (features f32[N,D], logits f32[N,K]) of a real set."""
-    file = _features_file(run, split, resolution)
-    arrays = read_arrays(file, run.result("encoder")["features"][file.name])
-    return arrays["features"], arrays["logits"]
-
-
-def _features_file(run: RunDir, split: str, resolution: int) -> pathlib.Path:
-    return run.part_dir("encoder", 0) / f"features-{split}-{resolution}.npz"
+def _stamp(path: str) -> tuple[float, int]:
+    """Returns what changes when a file is written anew; of no file, zeros."""
+    try:
+        found = pathlib.Path(path).stat()
+    except OSError:
+        return 0.0, 0
+    return found.st_mtime, found.st_size

@@ -14,14 +14,14 @@ import numpy as np
 from synthaug import commit
 from synthaug.config import did_you_mean
 from synthaug.errors import ConfigError, DataError
-from synthaug.experiment import ARCHITECTURES, Classifier
+from synthaug.experiment import ARCHITECTURES, Architecture, Classifier
 from synthaug.models.classifier import build_classifier
 from synthaug.models.functional import Model, Weights, abstract
 from synthaug.models.vit import PATCH, resample_positions
 from synthaug.weights import timm
 from synthaug.weights.families import default_place
 from synthaug.weights.folders import removed
-from synthaug.weights.misfits import check_classifier
+from synthaug.weights.misfits import check_classifier, check_tensors
 from synthaug.weights.rules import flatten, nest, read_params
 from synthaug.weights.tensors import Tensors, open_tensors, write_tensors
 
@@ -117,13 +117,54 @@ def read_classifier(
         ConfigError: the classifier is none that timm's files can hold.
         DataError: the file is missing or damaged, or its tensors do not fit.
     """
+    _check_kind(file, settings)
+    *_, weights = _read(pathlib.Path(file), settings.kind, settings.compute, None)
+    return adapt_classifier(weights, like, str(file), new_head=new_head)
+
+
+def check_start(file: str | os.PathLike[str], settings: Classifier, channels: int) -> None:
+    """Raises what `read_classifier` would, by the names and shapes in a file alone: no weight is read.
+
+    Args:
+        file: see `open_classifier`.
+        settings: the classifier that is to be trained.
+        channels: of its images.
+
+    Raises:
+        ConfigError: the classifier is none that timm's files can hold.
+        DataError: the file is missing or damaged, or its tensors do not fit.
+    """
+    architecture = _check_kind(file, settings)
+    tensors, shapes = _shapes(pathlib.Path(file), settings.kind)
+    check_tensors(shapes, tensors, timm.counters(tensors.stored))  # that they are floats
+    _, tokens, token = timm.describe(shapes)
+    at = f"init = {file}:"
+    if channels != 3:
+        raise DataError(f"{at} is of a network for 3 channels, the images have {channels}; use scratch.")
+    if architecture.family != "vit":
+        return
+    _check_grid(pathlib.Path(file), tokens, token)
+    if token != (settings.pool != "mean"):
+        has, pool = ("a", "token") if token else ("no", "mean")
+        raise DataError(f"{at} has {has} class token; expected the pool of the network: set pool to {pool}.")
+    if settings.positions != "learned":
+        raise DataError(
+            f"{at} holds positions, which positions = {settings.positions} does not learn; set it to learned."
+        )
+
+
+def _check_kind(file: str | os.PathLike[str], settings: Classifier) -> Architecture:
     if settings.architecture is None:
         raise ConfigError(
             f"init = {file}: kind = {settings.kind} is none of timm's networks; expected one of "
             f"{', '.join(ARCHITECTURES)}: use init = scratch, or change kind."
         )
-    *_, weights = _read(pathlib.Path(file), settings.kind, settings.compute, None)
-    return adapt_classifier(weights, like, str(file), new_head=new_head)
+    if settings.activation != "relu":
+        raise ConfigError(
+            f"init = {file}: activation = {settings.activation}, and timm's networks have relu; "
+            "set activation to relu."
+        )
+    return settings.architecture
 
 
 def adapt_classifier(weights: Weights, like: Weights, where: str, *, new_head: bool = False) -> Weights:
@@ -209,24 +250,37 @@ def write_classifier(file: str | os.PathLike[str], model: str, weights: Weights,
 
 def _read(path: pathlib.Path, model: str, compute: str, sharding: Any) -> tuple[Classifier, Model, Weights]:
     _check_name(model, "open_classifier")
+    tensors, shapes = _shapes(path, model)
+    num_classes, tokens, token = timm.describe(shapes)
+    made = timm.rules(model, num_classes, tokens, token=token, learned=True)
+    is_vit = ARCHITECTURES[model].family == "vit"
+    side = _check_grid(path, tokens, token) if is_vit else 0
+    pool = ("token" if token else "mean") if is_vit else ""
+    settings = Classifier(kind=model, pool=pool, compute=compute)
+    network = build_classifier(settings, resolution=PATCH * side, channels=3, num_classes=num_classes)
+    ignored = timm.counters(tensors.stored)
+    read = read_params(made, tensors, abstract(network), sharding, ignore=ignored)
+    return settings, network, {"params": {}, "stats": {}, **read}
+
+
+def _shapes(path: pathlib.Path, model: str) -> tuple[Tensors, dict[str, tuple[int, ...]]]:
+    """Returns a file's tensors and their shapes, checked to be the model's; torch's counters left out."""
     tensors = _open(path)
     ignored = timm.counters(tensors.stored)
     shapes = {name: tensors.shape(name) for name in tensors.stored if name not in ignored}
     check_classifier(model, tensors, {m: timm.wanted_tensors(m, shapes) for m in ARCHITECTURES}, shapes)
-    num_classes, tokens, token = timm.describe(shapes)
-    made = timm.rules(model, num_classes, tokens, token=token, learned=True)
-    is_vit = ARCHITECTURES[model].family == "vit"
+    return tensors, shapes
+
+
+def _check_grid(path: pathlib.Path, tokens: int, token: bool) -> int:
+    """Returns the side of the square grid of a transformer's positions."""
     side = timm.side_of(tokens, token=token)
-    if is_vit and not side:
+    if not side:
         raise DataError(
             f"{path}: {timm.POSITIONS} holds {tokens} positions; expected a square grid and one for the "
             "class token: the file is of another network."
         )
-    pool = ("token" if token else "mean") if is_vit else ""
-    settings = Classifier(kind=model, pool=pool, compute=compute)
-    network = build_classifier(settings, resolution=PATCH * side, channels=3, num_classes=num_classes)
-    read = read_params(made, tensors, abstract(network), sharding, ignore=ignored)
-    return settings, network, {"params": {}, "stats": {}, **read}
+    return side
 
 
 def _open(path: pathlib.Path) -> Tensors:

@@ -91,6 +91,28 @@ def joined(ours: str, theirs: Sequence[str], shapes: Sequence[Shape]) -> Rule:
     return Rule(ours, tuple(theirs), tuple(map(tuple, shapes)), load, store)
 
 
+def patches(ours: str, theirs: str, width: int, side: int) -> Rule:
+    """Returns the rule of what embeds squares of RGB pixels: a convolution there, a matrix here."""
+    return Rule(
+        ours,
+        (theirs,),
+        ((width, 3, side, side),),
+        lambda arrays: arrays[0].transpose(2, 3, 1, 0).reshape(-1, width),
+        lambda array: [array.reshape(side, side, 3, width).transpose(3, 2, 0, 1)],
+    )
+
+
+def reshaped(ours: str, theirs: str, shape: Shape, here: Shape) -> Rule:
+    """Returns the rule of a parameter that has `shape` in the file, e.g. with axes of 1, and `here` here."""
+    return Rule(
+        ours,
+        (theirs,),
+        (shape,),
+        lambda arrays: arrays[0].reshape(here),
+        lambda array: [array.reshape(shape)],
+    )
+
+
 def read_params(
     rules: Sequence[Rule],
     tensors: Tensors,

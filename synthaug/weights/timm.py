@@ -20,7 +20,7 @@ import numpy as np
 from synthaug.experiment import ARCHITECTURES, Architecture
 from synthaug.models.bottleneck import EXPANSION, SQUEEZE, block_names
 from synthaug.models.vit import PATCH, sincos_positions
-from synthaug.weights.rules import Rule, conv, copy, linear, write_params
+from synthaug.weights.rules import Rule, conv, copy, linear, patches, reshaped, write_params
 
 NAMES = {
     **{name: name for name in ARCHITECTURES if name.startswith("resnet")},
@@ -129,11 +129,14 @@ def _dense(ours: str, theirs: str, shape: tuple[int, ...]) -> list[Rule]:
 
 def _vit(architecture: Architecture, num_classes: int, positions: int, token: bool) -> list[Rule]:
     width = architecture.width
-    made = [_patches(width), copy("params/patches/bias", "patch_embed.proj.bias", (width,))]
+    made = [
+        patches("params/patches/kernel", "patch_embed.proj.weight", width, PATCH),
+        copy("params/patches/bias", "patch_embed.proj.bias", (width,)),
+    ]
     if token:
-        made.append(_without_ones("params/token", "cls_token", (1, 1, width), (width,)))
+        made.append(reshaped("params/token", "cls_token", (1, 1, width), (width,)))
     if positions:
-        made.append(_without_ones("params/positions", POSITIONS, (1, positions, width), (positions, width)))
+        made.append(reshaped("params/positions", POSITIONS, (1, positions, width), (positions, width)))
     for i in range(sum(architecture.depths)):
         ours, theirs = f"layers/layer{i}", f"blocks.{i}"
         made += [
@@ -153,27 +156,6 @@ def _layer_norm(ours: str, theirs: str, width: int) -> list[Rule]:
         copy(f"params/{ours}/scale", f"{theirs}.weight", (width,)),
         copy(f"params/{ours}/bias", f"{theirs}.bias", (width,)),
     ]
-
-
-def _patches(width: int) -> Rule:
-    """Returns the rule of the patches' kernel: a convolution there, a matrix here."""
-    return Rule(
-        "params/patches/kernel",
-        ("patch_embed.proj.weight",),
-        ((width, 3, PATCH, PATCH),),
-        lambda arrays: arrays[0].transpose(2, 3, 1, 0).reshape(-1, width),
-        lambda array: [array.reshape(PATCH, PATCH, 3, width).transpose(3, 2, 0, 1)],
-    )
-
-
-def _without_ones(ours: str, theirs: str, shape: tuple[int, ...], here: tuple[int, ...]) -> Rule:
-    return Rule(
-        ours,
-        (theirs,),
-        (shape,),
-        lambda arrays: arrays[0].reshape(here),
-        lambda array: [array.reshape(shape)],
-    )
 
 
 # ------------------------------------------------------------------------------------- whole networks

@@ -8,7 +8,9 @@ falls on all. torch runs timm's resnet50 in both memory layouts, NCHW and channe
 of its faster layout over ours (medians of the paired rounds): above 1 we are faster. Needs the extra `peers`.
 Prints one JSON object.
 
-Our layout is NHWC, with XLA's own 3x3 convolutions and gradients; 1x1 convolutions are matrix products.
+Our layout is NHWC, with XLA's own 3x3 convolutions and gradients; 1x1 convolutions are products of two
+matrices, and the maximum has a gradient of our own (synthaug.models.pooling). Wall time is what counts, but
+on a machine with other work compare `cpu_seconds` too.
 """
 
 from __future__ import annotations
