@@ -536,7 +536,14 @@ def test_truncated_tar_is_refused(tmp_path, size):
 def test_truncated_tar_inside_a_tar_is_refused(root, tmp_path):
     inner = formats.tar_bytes((f"{i.name}.JPEG", i.data) for i in TRAIN[:5])
     formats.write_tar(tmp_path / "x.tar", [("n01440764.tar", inner[:4000]), ("n02100735.tar", inner)])
-    with pytest.raises(DataError, match=r"x\.tar: ends inside of 'n01440764_\d.JPEG'"):
+    with pytest.raises(DataError, match=r"x\.tar: n01440764\.tar: ends inside of 'n01440764_\d.JPEG'"):
+        sources.scan(data_of(root, "ilsvrc", path=str(tmp_path / "x.tar")))
+
+
+def test_member_of_a_tar_inside_a_tar_that_points_outside_is_refused_by_both_names(root, tmp_path):
+    inner = formats.tar_bytes([("../a.JPEG", TRAIN[0].data)])
+    formats.write_tar(tmp_path / "x.tar", [("n01440764.tar", inner)])
+    with pytest.raises(DataError, match=r"x\.tar: n01440764\.tar: '\.\./a\.JPEG' points outside"):
         sources.scan(data_of(root, "ilsvrc", path=str(tmp_path / "x.tar")))
 
 

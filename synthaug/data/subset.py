@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from synthaug.errors import DataError
@@ -10,7 +12,7 @@ from synthaug.experiment.data import Subset
 _TAIL = 1 << 64  # added to the seed: the order of the classes is another stream than that of the images
 
 
-def choose(labels: np.ndarray, subset: Subset, seed: int) -> np.ndarray:
+def choose(labels: np.ndarray, subset: Subset, seed: int, keys: Sequence[str] = ()) -> np.ndarray:
     """Returns the indices of the chosen images, i64[M], ascending.
 
     Of class k with n images, ceil(m * fraction * (r + 1) ** -exponent) are chosen, where m is `per_class`,
@@ -22,6 +24,7 @@ def choose(labels: np.ndarray, subset: Subset, seed: int) -> np.ndarray:
         labels: i32[N], class indices 0..K-1.
         subset: how many.
         seed: chooses the images, and which classes are rare.
+        keys: of the classes, for errors; else their indices stand there.
 
     Raises:
         DataError: a class has fewer than `per_class` images.
@@ -33,9 +36,11 @@ def choose(labels: np.ndarray, subset: Subset, seed: int) -> np.ndarray:
     """
     counts = np.bincount(labels)
     if subset.per_class and counts.min() < subset.per_class:
+        smallest = int(counts.argmin())
+        key = keys[smallest] if keys else smallest
         raise DataError(
-            f"subset: class {counts.argmin()} has {counts.min()} train images, per_class = "
-            f"{subset.per_class}; set per_class to {counts.min()} or less, or use fraction."
+            f"subset: class {key} has {counts.min()} train images, per_class = {subset.per_class}; "
+            f"set per_class to {counts.min()} or less, or use fraction."
         )
     sizes = class_sizes(counts, subset, seed)
     # Philox's stream, unlike Generator.choice, is the same in every numpy

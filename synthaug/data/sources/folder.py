@@ -44,7 +44,7 @@ def find(text: str, where: str) -> Found:
 
 
 def _add_folder(images: Found, label: int, key: str, folder: str) -> None:
-    for name, path, kind in _walk(folder, key):
+    for name, path, kind in walk(folder, key):
         if kind == "file" and name.lower().endswith(SUFFIXES):
             images.add(name, len(images.files), 0, -1, label)
             images.files.append(path)
@@ -52,7 +52,7 @@ def _add_folder(images: Found, label: int, key: str, folder: str) -> None:
             images.others.append(name)
 
 
-def _walk(folder: str, name: str) -> list[tuple[str, str, str]]:
+def walk(folder: str, name: str) -> list[tuple[str, str, str]]:
     """Returns (name below the root, path, kind) of what lies in a folder and its sub-folders, sorted."""
     found, waiting, seen = [], [(name, folder)], set()
     while waiting:

@@ -98,7 +98,8 @@ def _tar_of_tars(path: pathlib.Path) -> Found:
     found = Found(keys=[])
     for member in members(path):
         if member.name.endswith(".tar"):
-            _add_class(found, member.name, path, members(path, member.offset, member.size))
+            inner = members(path, member.offset, member.size, member.name)
+            _add_class(found, member.name, path, inner)
         else:
             found.others.append(member.name)
     if not found.keys:

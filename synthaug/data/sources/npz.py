@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import threading
 import zipfile
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,16 +45,59 @@ def find(text: str, where: str) -> Found:
     return found
 
 
+def find_pixels(paths: Sequence[pathlib.Path]) -> Found:
+    """Returns the images of npz files, labelled or not; see `Arrays` for the array that counts.
+
+    Raises:
+        DataError: no npz, no pixels, or too many to unpack.
+    """
+    found = Found(files=[str(path) for path in paths])
+    for file, (path, name) in enumerate(zip(paths, short_names(paths), strict=True)):
+        for row in range(_pixels(path).shape[0]):
+            found.add(f"{name}/{row:06d}", file, row, 0, -1)
+    return found
+
+
+def arrays_of(path: pathlib.Path) -> list[str]:
+    """Returns the names of the arrays in an npz.
+
+    Raises:
+        DataError: it is no whole npz.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [info.filename.removesuffix(".npy") for info in archive.infolist()]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise _not_whole(path, error) from None
+
+
+def _pixels_name(path: pathlib.Path) -> str:
+    """Returns the name of the array of pixels: arr_0, else the only one that is u8 with 4 axes."""
+    names = arrays_of(path)
+    if "arr_0" in names:
+        return "arr_0"
+    arrays = {name: _array(path, name) for name in names}
+    fit = [name for name, array in arrays.items() if array.dtype == np.uint8 and len(array.shape) == 4]
+    if len(fit) == 1:
+        return fit[0]
+    held = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in arrays.items())
+    what = f"{len(fit)} arrays of pixels" if fit else "no pixels"
+    raise DataError(
+        f"{path}: has {what}: it holds {held or 'nothing'}; expected arr_0, or one array u8[N,H,W,3]."
+    )
+
+
 def _pixels(path: pathlib.Path) -> _Array:
     """Returns where the pixels of a file are.
 
     Raises:
         DataError: no pixels, or too many to unpack.
     """
-    array = _array(path, "arr_0")
+    name = _pixels_name(path)
+    array = _array(path, name)
     if array.dtype != np.uint8 or len(array.shape) != 4 or array.shape[3] not in (1, 3):
         raise DataError(
-            f"{path}: arr_0 is {array.dtype}{list(array.shape)}; expected u8[N,H,W,3] or u8[N,H,W,1]."
+            f"{path}: {name} is {array.dtype}{list(array.shape)}; expected u8[N,H,W,3] or u8[N,H,W,1]."
         )
     size = int(np.prod(array.shape, dtype=np.int64))
     if array.offset is None and size > _MAX_UNPACKED:
@@ -106,11 +150,18 @@ def _array(path: pathlib.Path, name: str) -> _Array:
             offset = info.header_offset + 30 + lengths + header
         return _Array(shape, dtype, offset)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: is no whole npz ({error}); expected one as np.savez writes it.") from None
+        raise _not_whole(path, error) from None
+
+
+def _not_whole(path: pathlib.Path, error: Exception) -> DataError:
+    return DataError(f"{path}: is no whole npz ({error}); expected one as np.savez writes it.")
 
 
 class Arrays:
-    """Reads images of npz files; stored ones stay on the disk, deflated ones are unpacked once."""
+    """Reads images of npz files: of arr_0, else of the only array that can be pixels.
+
+    Stored files stay on the disk, deflated ones are unpacked once.
+    """
 
     def __init__(self, paths: tuple[str, ...]) -> None:
         self._paths = paths
@@ -134,6 +185,6 @@ def _load(path: pathlib.Path) -> np.ndarray:
         if array.offset is not None:
             return np.memmap(path, np.uint8, "r", array.offset, array.shape)
         with np.load(path, allow_pickle=False) as file:
-            return file["arr_0"]
+            return file[_pixels_name(path)]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: arr_0 cannot be read ({error})") from None
+        raise DataError(f"{path}: the pixels cannot be read ({error})") from None

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import numpy as np
 
 from synthaug.data.listing import Listing
-from synthaug.data.sources import columns, digits, npz, shardset
+from synthaug.data.shards import Records
+from synthaug.data.sources import columns, digits, npz, shardset, zips
 from synthaug.errors import DataError, RunError
 
 _MAX_BYTES = 1 << 30  # of one image file
@@ -49,7 +50,14 @@ def _reads(listing: Listing) -> Callable[[int, int, int], bytes | np.ndarray]:
         return npz.Arrays(listing.files).read
     if listing.source == "manifest":
         return shardset.Shards(listing.files).read
-    return _Files(listing.files).read
+    if listing.source == "arrayrecord":
+        return Records(listing.files).read
+    files = _Files(listing.files)
+    if listing.source == "zip":
+        return lambda file, offset, length: zips.content(
+            lambda at, size: files.read(file, at, size), offset, length, _MAX_BYTES
+        )
+    return files.read
 
 
 class _Files:

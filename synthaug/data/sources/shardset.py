@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -42,6 +42,40 @@ def find(text: str, where: str) -> Found:
             label = labels.number(f"\0{key}", source_id)  # digits' keys look like numbers
             found.add(source_id, len(found.files) - 1, row, 0, label)
     found.keys = [key[1:] for key in labels.keys]
+    return found
+
+
+def find_images(folder: pathlib.Path, where: str) -> Found:
+    """Returns the images of a set of shards without their classes: no record is read.
+
+    Raises:
+        DataError: as `find`.
+    """
+    found = Found()
+    for shard in committed(folder, where):
+        found.files.append(str(folder / shard.file))
+        numbers: Iterable[int] = range(shard.first, shard.first + shard.count)
+        if shard.left_out and shard.count and (images := shards.open_shard(folder, shard.index)):
+            numbers = (header["index"] for header in images.headers())
+        for row, number in enumerate(numbers):
+            found.add(f"{folder.name}/{number:08d}", len(found.files) - 1, row, 0, -1)
+    return found
+
+
+def committed(folder: pathlib.Path, where: str) -> list[markers.Shard]:
+    """Returns the shards of a set, all of them, once their markers fit together.
+
+    Raises:
+        DataError: no set, a hole, a shard that stands there twice, or one that a run's plan has and that is
+            not made yet.
+    """
+    found = _shards(folder, str(folder), where)
+    plan = _plan(folder)
+    if plan is not None and len(found) < plan.num_shards:
+        raise DataError(
+            f"{folder}: has {len(found)} of {plan.num_shards} shards: the run has not made all its images; "
+            "run it to its end first."
+        )
     return found
 
 
@@ -94,6 +128,14 @@ class Shards:
 
     def read(self, file: int, row: int, length: int = 0) -> np.ndarray:
         """Returns one image as u8[H,W,C]."""
+        return self._images(file).image(row)
+
+    def read_source(self, file: int, row: int) -> bytes | np.ndarray:
+        """Returns one image as it is stored: our PNG, an untouched file, or u8[H,W,C] where pixels are."""
+        stored = self._images(file).sources([row])[0]
+        return stored if isinstance(stored, bytes) else stored.image()
+
+    def _images(self, file: int) -> shards.ImageSet:
         with self._lock:
             if file not in self._open:
                 path = self._paths[file]
@@ -101,5 +143,4 @@ class Shards:
                 if images is None:
                     raise DataError(f"{path}: its marker is gone since it was listed")
                 self._open[file] = images
-            images = self._open[file]
-        return images.image(row)
+            return self._open[file]

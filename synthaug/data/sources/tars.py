@@ -35,13 +35,14 @@ class _Header(NamedTuple):
     kind: bytes
 
 
-def members(path: pathlib.Path, start: int = 0, length: int = -1) -> Iterator[Member]:
+def members(path: pathlib.Path, start: int = 0, length: int = -1, inside: str = "") -> Iterator[Member]:
     """Yields the plain files of a tar in order.
 
     Args:
         path: the file on disk.
         start: where the tar begins in it.
         length: bytes of the tar; -1 = up to the end of the file.
+        inside: the tar's own name, where it is a member of the file; for errors.
 
     Raises:
         DataError: no tar, a compressed or a torn one, a link, or a name that points outside.
@@ -54,7 +55,7 @@ def members(path: pathlib.Path, start: int = 0, length: int = -1) -> Iterator[Me
         ) from None
     try:
         end = os.fstat(descriptor).st_size if length < 0 else start + length
-        yield from _members(descriptor, str(path), start, end)
+        yield from _members(descriptor, f"{path}: {inside}" if inside else str(path), start, end)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); restore the file.") from None
     finally:

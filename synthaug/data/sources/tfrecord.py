@@ -22,7 +22,7 @@ from synthaug.data.sources.classes import read_list
 from synthaug.data.sources.found import Found, Labels, paths_of, short_names
 from synthaug.errors import DataError
 
-_NAMES = r"\.tfrecords?(-|\.|$)|-[0-9]{5}-of-[0-9]{5}$"
+NAMES = r"\.tfrecords?(-|\.|$)|-[0-9]{5}-of-[0-9]{5}$"
 _WANTED = {
     *(b"image/encoded", b"image/filename", b"image/class/synset", b"image/class/label"),
     *(b"image", b"file_name", b"label"),
@@ -51,7 +51,7 @@ def find(text: str, where: str) -> Found:
     Raises:
         DataError: no files, broken framing, or records of another layout.
     """
-    paths = paths_of(text, where, "TFRecord files such as train-00000-of-01024", _NAMES)
+    paths = paths_of(text, where, "TFRecord files such as train-00000-of-01024", NAMES)
     found, labels = Found(files=[str(path) for path in paths]), Labels(where)
     by_tfds = False
     for file, (path, name) in enumerate(zip(paths, short_names(paths), strict=True)):
