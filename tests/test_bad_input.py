@@ -183,8 +183,8 @@ def test_non_finite_loss_stops_with_the_interval(tmp_path: pathlib.Path) -> None
     runs = tmp_path
     words = [
         "name=broken",
-        "score.encoder.optimizer.learning_rate=1e30",
-        "score.encoder.optimizer.grad_clip=0",
+        "score.encoder.classifier.optimizer.learning_rate=1e30",
+        "score.encoder.classifier.optimizer.grad_clip=0",
     ]
     line = ["run", str(study.TINY), "--runs", str(runs), *words]
     assert study.synthaug(*line, "--until", "collect").returncode == 0

@@ -20,7 +20,7 @@ from synthaug.data.select import Judged, flag, join, read_judged, select, write_
 from synthaug.data.shards import write_shard
 from synthaug.errors import ConfigError, DataError
 from synthaug.experiment import Filter, parse
-from synthaug.launch.plan import filter_args, num_generated
+from synthaug.launch.parts import filter_args, num_generated
 from synthaug.manifest import ClassEntry, ClassTable, image_order, plan_images, read_plan, write_plan
 from synthaug.metrics.leakage import duplicate_distance, nearest, own_probability
 from synthaug.reporting import extras, page
@@ -29,6 +29,7 @@ from synthaug.reporting.write import build
 from synthaug.rundir import RunDir
 from synthaug.stages import filter as filtering
 from synthaug.stages.arrays import read_arrays
+from synthaug.stages.encoders import Encoded
 from synthaug.stages.selection import read_selection, selection_file
 from tests import reports
 
@@ -259,12 +260,14 @@ SHARD = 7
 class FakeEncoder:
     """Takes the features of an image from a table: its first pixel is the image's number."""
 
+    batch_size = 3  # less than a shard
+
     def __init__(self, features: np.ndarray, logits: np.ndarray):
         self.features, self.logits = features, logits
 
-    def encode(self, images: Any) -> tuple[np.ndarray, np.ndarray]:
-        numbers = images.load()[0][:, 0, 0, 0].astype(int)
-        return self.features[numbers], self.logits[numbers]
+    def encode(self, images: np.ndarray) -> Encoded:
+        numbers = images[:, 0, 0, 0].astype(int)
+        return Encoded(self.features[numbers], self.logits[numbers])
 
 
 class FakeJob:
@@ -310,11 +313,9 @@ def world(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> types.Simp
     features, logits = gaussian(len(labels), WIDTH, seed=3), np.zeros((len(labels), 3), np.float32)
     logits[np.arange(len(labels)), labels] = 5.0
     encoder = FakeEncoder(features, logits)
-    sure = np.tile(np.array([9.0, 0.0, 0.0], np.float32), (40, 1))
+    sure = np.full(40, 0.99, np.float32)
     monkeypatch.setattr(filtering, "load_encoder", lambda *_: encoder)
-    monkeypatch.setattr(
-        filtering, "real_features", lambda _, split, __: (real[split], sure[: len(real[split])])
-    )
+    monkeypatch.setattr(filtering, "real_rows", lambda _, __, s, ___: (real[s], sure[: len(real[s])]))
     monkeypatch.setattr(filtering, "num_sample_shards", lambda *_: -(-len(labels) // SHARD))
     monkeypatch.setattr(filtering.sets, "class_table", lambda _: table)
     monkeypatch.setattr(filtering.sets, "labels", lambda _, split: np.zeros(len(real[split]), np.int32))

@@ -17,7 +17,7 @@ from synthaug.errors import ConfigError
 from synthaug.experiment import Classifier, Optimizer
 from synthaug.models.classifier import build_classifier
 from synthaug.models.functional import abstract
-from synthaug.train.optimizer import build_optimizer, decays, learning_rate
+from synthaug.train.optimizer import build_optimizer, kernels, learning_rate, without_norms
 from synthaug.train.state import averaged, create, make_update
 
 DIGITS = pathlib.Path(__file__).parent.parent / "jobs/digits.yaml"
@@ -70,13 +70,18 @@ def test_rates_are_the_same_inside_a_compiled_function():
 def test_sgd_adds_the_gradient_of_the_decay_in_the_loss():
     settings = Optimizer(kind="sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.01, grad_clip=0)
     plain = dataclasses.replace(settings, weight_decay=0.0)
-    start = {"kernel": jnp.array([[1.0, -2.0]]), "scale": jnp.array([3.0])}
+    start = {
+        "kernel": jnp.array([[1.0, -2.0]]),
+        "bias": jnp.array([2.0]),
+        "norm": {"scale": jnp.array([3.0])},
+    }
 
     def loss(params):
-        return jnp.square(params["kernel"] - 3.0).sum() + jnp.square(params["scale"]).sum()
+        return sum(jnp.square(leaf - 3.0).sum() for leaf in jax.tree.leaves(params))
 
     def with_decay(params):
-        return loss(params) + 0.01 / 2 * jnp.square(params["kernel"]).sum()
+        decaying = jnp.square(params["kernel"]).sum() + jnp.square(params["bias"]).sum()
+        return loss(params) + 0.01 / 2 * decaying
 
     found = []
     for rule, function in ((settings, loss), (plain, with_decay)):
@@ -86,25 +91,56 @@ def test_sgd_adds_the_gradient_of_the_decay_in_the_loss():
             updates, opt = tx.update(jax.grad(function)(params), opt, params)
             params = optax.apply_updates(params, updates)
         found.append(params)
-    for name in start:
-        np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-6)
+    for ours, theirs in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["resnet50", "resnetrs50"])
-def test_decay_touches_kernels_only(kind):
-    params = abstract(build_classifier(Classifier(kind=kind), resolution=224, channels=3, num_classes=10))
-    chosen = jax.tree_util.tree_leaves_with_path(decays(params["params"]))
-    for path, decay in chosen:
-        assert decay == (path[-1].key == "kernel"), path
-    assert {path[-1].key for path, decay in chosen if not decay} >= {"bias", "scale"}
+def leaves(kind: str, chosen, **more):
+    """Returns {path: decays or not} of a classifier's parameters."""
+    settings = Classifier(kind=kind, **more)
+    shapes = abstract(build_classifier(settings, resolution=224, channels=3, num_classes=10))["params"]
+    found = jax.tree_util.tree_leaves_with_path(chosen(shapes))
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): decay for path, decay in found}
 
 
-def test_decay_spares_positions_and_class_tokens():
-    shapes = abstract(
-        build_classifier(Classifier(kind="deit_s16"), resolution=224, channels=3, num_classes=9)
-    )
-    chosen = decays(shapes["params"])
-    assert chosen["positions"] is False and chosen["token"] is False and chosen["head"]["kernel"] is True
+@pytest.mark.parametrize("kind", ["resnet50", "resnetrs50", "resnet", "deit_s16"])
+def test_decoupled_decay_touches_kernels_only(kind):
+    chosen = leaves(kind, kernels)
+    for path, decay in chosen.items():
+        assert decay == path.endswith("kernel"), path
+    assert {path.rpartition("/")[2] for path, decay in chosen.items() if not decay} >= {"bias", "scale"}
+
+
+def test_decoupled_decay_spares_positions_and_class_tokens():
+    chosen = leaves("deit_s16", kernels)
+    assert not chosen["positions"] and not chosen["token"] and chosen["head/kernel"]
+
+
+@pytest.mark.parametrize("kind", ["resnet50", "resnetrs50", "resnet"])
+def test_l2_decay_touches_all_that_does_not_belong_to_a_norm(kind):
+    """Cloud TPU leaves the variables of batch norms out by their names, and nothing else."""
+    chosen = leaves(kind, without_norms)
+    assert {path.rpartition("/")[2] for path, decay in chosen.items() if not decay} == {"scale", "bias"}
+    for path, decay in chosen.items():
+        assert decay == ("norm" not in path), path
+    assert chosen["head/bias"] and chosen["head/kernel"]
+    assert not any(decay for path, decay in chosen.items() if path.endswith("scale"))
+    squeezed = {path: decay for path, decay in chosen.items() if "/squeeze/" in path}
+    assert all(squeezed.values()) and bool(squeezed) == (kind == "resnetrs50")
+
+
+def test_momentum_is_nesterovs_or_the_plain_one():
+    gradients = [jnp.array([1.0]), jnp.array([0.5]), jnp.array([-2.0])]
+    for nesterov in (True, False):
+        tx = build_optimizer(
+            Optimizer(kind="sgd", learning_rate=0.1, momentum=0.9, nesterov=nesterov, grad_clip=0), 10
+        )
+        opt, trace = tx.init({"w": jnp.zeros(1)}), 0.0
+        for gradient in gradients:
+            update, opt = tx.update({"w": gradient}, opt, {"w": jnp.zeros(1)})
+            trace = 0.9 * trace + float(gradient[0])
+            expected = float(gradient[0]) + 0.9 * trace if nesterov else trace
+            np.testing.assert_allclose(update["w"], [-0.1 * expected], rtol=1e-6)
 
 
 def test_first_moment_may_be_bf16_and_training_goes_on():
@@ -168,6 +204,14 @@ SENSELESS = [
         Optimizer(schedule="cosine", warmup_steps=100),
         r"warmup_steps = 100; expected fewer than the 100 steps",
     ),
+    (
+        Optimizer(schedule="cosine", warmup_share=0.996),
+        r"a\.warmup_share = 0\.996 is 100 steps; expected fewer than the 100 steps",
+    ),
+    (
+        Optimizer(schedule="cosine", warmup_share=1.0),
+        r"a\.warmup_share = 1 is 100 steps; expected fewer than the 100 steps",
+    ),
     (Optimizer(schedule="step"), r"milestones = \[\] with schedule = step; expected some"),
     (Optimizer(milestones=(0.5,)), r"milestones = \[0\.5\] with schedule = constant"),
     (Optimizer(schedule="step", milestones=(0.6, 0.3)), r"expected rising numbers; sort them"),
@@ -180,6 +224,11 @@ def test_senseless_settings_are_named(settings, message):
     assert len(problems) == 1
     with pytest.raises(ConfigError, match=message):
         raise ConfigError(problems[0])
+
+
+def test_a_share_of_one_is_refused_before_the_number_of_steps_is_known():
+    (found,) = optimizer_problems("a", Optimizer(schedule="cosine", warmup_share=1.0), 0)
+    assert found.startswith("a.warmup_share = 1 leaves nothing after the warm-up")
 
 
 def test_sensible_settings_have_no_problems():

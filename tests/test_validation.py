@@ -16,7 +16,7 @@ from synthaug import experiment
 from synthaug.checks import check_inputs
 from synthaug.data.real_labels import align, read_real_labels
 from synthaug.errors import ConfigError, DataError
-from synthaug.launch.plan import prepare_args
+from synthaug.launch.parts import prepare_args
 from synthaug.metrics.accuracy import accuracy, real_accuracy
 from synthaug.reporting import extras, page
 from synthaug.reporting.write import build
@@ -111,7 +111,8 @@ def study(folder: pathlib.Path, **val_sets: Any) -> experiment.Experiment:
     data = {"source": "folder", "path": str(folder / "train"), "val_path": str(folder / "val")}
     data |= {"num_classes": 3, "num_train": 12, "num_val": 6, "resolutions": [8], "shard_size": 4}
     score = {"splits": 1, "neighbours": 1}
-    return experiment.parse({"name": "x", "data": data, "val_sets": val_sets, "score": score}, "x.yaml")
+    tree = {"name": "x", "stages": ["classify"], "data": data, "val_sets": val_sets, "score": score}
+    return experiment.parse(tree, "x.yaml")
 
 
 class Run:

@@ -8,6 +8,7 @@ import pathlib
 from synthaug.checks import cascade, sampling, training
 from synthaug.checks.filtering import filter_problems
 from synthaug.checks.inputs import check_inputs
+from synthaug.checks.scoring import score_problems
 from synthaug.checks.validation import val_set_problems
 from synthaug.config import did_you_mean
 from synthaug.errors import ConfigError
@@ -32,6 +33,7 @@ def problems(e: Experiment) -> list[str]:
         *_stage_problems(e),
         *_list_problems(e),
         *_data_problems(e),
+        *_idle_problems(e),
         *_licence_problems(e),
         *cascade.text_problems(e.text_encoder),
     ]
@@ -42,7 +44,8 @@ def problems(e: Experiment) -> list[str]:
         return [*found, str(error)]
     for name in order:
         found += cascade.model_problems(name, e.cascade[name], e.cascade, e.text_encoder.width)
-    return [*found, *sampling.sweep_problems(e), *_score_problems(e), *_classify_problems(e)]
+    found += [*sampling.sweep_problems(e), *score_problems(e), *_classify_problems(e)]
+    return [*found, *training.epoch_problems(e)]
 
 
 def _name_problems(e: Experiment) -> list[str]:
@@ -98,10 +101,9 @@ def _list_problems(e: Experiment) -> list[str]:
         "classify.copies": c.copies,
         "classify.seeds": c.seeds,
     }
-    classifiers = {f"classify.models.{n}": m for n, m in c.models.items()}
     if not c.subsets:
         problems.append("classify.subsets is empty; give at least one, e.g. {all: {}}.")
-    depths = {f"{n}.depths": m.depths for n, m in {**classifiers, "score.encoder": e.score.encoder}.items()}
+    depths = {f"{name}.depths": model.depths for name, model in _classifiers(e).items()}
     mults = {f"cascade.{n}.unet.channel_mult": m.unet.channel_mult for n, m in e.cascade.items()}
     blocks = {f"cascade.{n}.unet.num_res_blocks": m.unet.num_res_blocks for n, m in e.cascade.items()}
     for key, values in {**lists, **depths, **mults, **blocks}.items():
@@ -128,6 +130,21 @@ def _stage_problems(e: Experiment) -> list[str]:
     return []
 
 
+def _idle_problems(e: Experiment) -> list[str]:
+    """Stages that have nothing to work on."""
+    problems = []
+    if "score" in e.stages and not (e.cascade or e.sets):
+        problems.append(
+            "stages: score has no generated images; name some in sets, or a cascade, or leave score out: "
+            "stages: [classify]."
+        )
+    if "sweep" in e.stages and not e.cascade and (e.sweep.phases or e.stages == ("sweep",)):
+        problems.append(
+            "stages: sweep varies the sampling of a cascade, and there is none; name one, or leave sweep out."
+        )
+    return problems
+
+
 def _optimizer_problems(e: Experiment) -> list[str]:
     """Optimisers that cannot do what is asked of them."""
     trainings: dict[str, tuple[Finetune | Classifier, int]] = {
@@ -135,32 +152,18 @@ def _optimizer_problems(e: Experiment) -> list[str]:
         for n, m in e.cascade.items()
         if m.finetune.num_steps  # without steps no optimiser is made
     }
-    classifiers = {f"classify.models.{n}": m for n, m in e.classify.models.items()}
-    for name, model in {**classifiers, "score.encoder": e.score.encoder}.items():
-        steps = [model.num_steps] if e.classify.budget == "steps" else []
-        if name == "score.encoder":
-            steps += [phase.cas_steps for phase in e.sweep.phases.values() if phase.cas_steps]
+    for name, model in _classifiers(e).items():
+        place, _, short = name.rpartition(".")
+        fixed = e.classify.budget == "steps" and place != "sweep.classifiers"
+        wanted = short if place in ("sweep.classifiers", "classify.models") else ""
+        steps = [model.num_steps] if fixed else []
+        steps += [p.cas_steps for p in e.sweep.phases.values() if p.cas_steps and p.cas_classifier == wanted]
         trainings[name] = (model, min(steps, default=0))
     return [
         problem
         for at, (settings, num_steps) in trainings.items()
         for problem in training.optimizer_problems(f"{at}.optimizer", settings.optimizer, num_steps)
     ]
-
-
-def _score_problems(e: Experiment) -> list[str]:
-    sets = {f"sweep.phases.{name}.num_images": phase.num_images for name, phase in e.sweep.phases.items()}
-    sets |= {"data.num_train": e.data.num_train, "data.num_val": e.data.num_val}
-    problems = []
-    for key, size in sets.items():
-        if e.score.splits > size:
-            problems.append(f"score.splits = {e.score.splits} exceeds {key} = {size} images; lower splits.")
-        if e.score.neighbours >= min(size, e.score.max_images):
-            problems.append(
-                f"score.neighbours = {e.score.neighbours} needs more images than {key} = {size} and "
-                f"score.max_images = {e.score.max_images} leave; lower it."
-            )
-    return problems
 
 
 def _classify_problems(e: Experiment) -> list[str]:
@@ -197,10 +200,16 @@ def _classify_problems(e: Experiment) -> list[str]:
                 f"classify.models.{name}.init = {model.init}: expected a model that does not itself start "
                 "from another."
             )
-    classifiers = {f"classify.models.{n}": m for n, m in e.classify.models.items()}
-    for key, model in {**classifiers, "score.encoder": e.score.encoder}.items():
+    for key, model in _classifiers(e).items():
         problems += _network_problems(key, model, e)
     return problems
+
+
+def _classifiers(e: Experiment) -> dict[str, Classifier]:
+    """Returns every classifier of a study, by its dotted key."""
+    named = {"classify.models": e.classify.models, "sweep.classifiers": e.sweep.classifiers}
+    models = {f"{place}.{name}": model for place, some in named.items() for name, model in some.items()}
+    return {**models, **e.score.trained()}
 
 
 def _network_problems(key: str, model: Classifier, e: Experiment) -> list[str]:

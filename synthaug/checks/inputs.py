@@ -7,14 +7,18 @@ import pathlib
 import re
 
 from synthaug.checks import initial
-from synthaug.errors import ConfigError
+from synthaug.checks.scoring import file_problems
+from synthaug.data.real_labels import read_real_labels
+from synthaug.errors import ConfigError, SynthaugError
 from synthaug.experiment import Experiment
 from synthaug.prompts import prompt_problems
 
 
 def check_inputs(experiment: Experiment, where: str) -> None:
     """Raises ConfigError if what an experiment starts from is not there or does not fit it."""
-    problems = [*_data_problems(experiment), *initial.init_problems(experiment)]
+    problems = [*_data_problems(experiment), *initial.init_problems(experiment), *file_problems(experiment)]
+    if not problems:
+        problems += [*_label_problems(experiment), *_weight_problems(experiment)]
     if experiment.text_encoder.kind == "t5":
         from synthaug.checks.text import t5_problems
 
@@ -50,6 +54,40 @@ def _data_problems(e: Experiment) -> list[str]:
     for knob, path in folders.items() if data.source == "folder" else ():
         if path and _exists(path) and not pathlib.Path(path).is_dir():
             problems.append(f"data.{knob} = {path!r} is no folder; expected one with a folder per class.")
+    return problems
+
+
+def _label_problems(e: Experiment) -> list[str]:
+    """What is wrong inside ImageNet-ReaL's labels; the file is small, and read whole."""
+    problems = []
+    for name, one in e.val_sets.items() if "classify" in e.stages else ():
+        if one.source != "val":
+            continue
+        try:
+            found = len(read_real_labels(one.real_labels, e.data.num_classes))
+        except SynthaugError as error:
+            problems.append(f"val_sets.{name}.real_labels: {error}")
+            continue
+        if found < e.data.num_val - e.data.max_corrupt:
+            problems.append(
+                f"val_sets.{name}.real_labels = {one.real_labels!r}: has labels of {found} images, "
+                f"data.num_val is {e.data.num_val}; expected a list for each: fetch the file again."
+            )
+    return problems
+
+
+def _weight_problems(e: Experiment) -> list[str]:
+    """What is wrong with the files that classifiers start from, by the names and shapes of their tensors."""
+    problems = []
+    for name, model in e.classify.models.items() if "classify" in e.stages else ():
+        if model.init in ("scratch", *e.classify.models):
+            continue
+        from synthaug.weights.classifiers import check_start  # a second of imports, which few studies need
+
+        try:
+            check_start(model.init, model, e.data.channels)
+        except SynthaugError as error:
+            problems.append(f"classify.models.{name}: {error}")
     return problems
 
 

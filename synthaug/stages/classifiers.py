@@ -80,13 +80,17 @@ def _predict(
 
 
 def predict(
-    settings: experiment.Classifier, weights: Weights, batches: Iterable[np.ndarray], num_classes: int
+    settings: experiment.Classifier,
+    weights: Weights,
+    batches: Iterable[np.ndarray],
+    num_classes: int,
+    batch_size: int = EVAL_BATCH,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (logits f32[N,K], features f32[N,D]) of batches u8[b,H,W,C] of one size, b <= EVAL_BATCH."""
+    """Returns (logits f32[N,K], features f32[N,D]) of batches u8[b,H,W,C] of one size, b <= batch_size."""
     logits, features = [], []
     for batch in batches:
         run = _predict(settings, batch.shape[1], batch.shape[-1], num_classes)
-        fill = np.resize(np.arange(len(batch)), EVAL_BATCH)  # one shape, one compilation
+        fill = np.resize(np.arange(len(batch)), batch_size)  # one shape, one compilation
         a, b = run(weights, parallel.place({"image": batch[fill]})["image"])
         logits.append(np.asarray(a)[: len(batch)])
         features.append(np.asarray(b)[: len(batch)])

@@ -7,9 +7,8 @@ from typing import Any
 
 from synthaug.errors import RunError
 from synthaug.experiment.study import generated_sets
-from synthaug.launch.plan import classify_stage_args
+from synthaug.launch.parts import classify_stage_args
 from synthaug.models.functional import Weights
-from synthaug.rundir import RunDir
 from synthaug.stages import classifiers, pieces, validation
 from synthaug.stages.job import Job
 from synthaug.train.checkpoint import load_weights
@@ -71,17 +70,3 @@ def _start(job: Job, init: str) -> Weights | str | None:
         raise RunError(f"{job.stage}: no part trains {init} on the same images; check classify.models.")
     result = job.result("classify", args.index(wanted))
     return load_weights(job.run.path / result["checkpoint"])[0]
-
-
-def classify_results(run: RunDir, experiment: Any) -> list[dict[str, Any]]:
-    """Returns what every part of the study wrote, stage by stage; an unfinished one says so."""
-    return [
-        run.result(stage, part) if run.is_done(stage, part) else _unfinished(run, stage, part, arm)
-        for stage, arms in classify_stage_args(experiment).items()
-        for part, arm in enumerate(arms)
-    ]
-
-
-def _unfinished(run: RunDir, stage: str, part: int, arm: dict[str, Any]) -> dict[str, Any]:
-    reason = f"not finished; {run.command()} --stage {stage} --part {part} runs it"
-    return {"row": {**arm, "not_run": reason}, "per_class": None}

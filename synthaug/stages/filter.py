@@ -13,14 +13,16 @@ import numpy as np
 from synthaug.data.select import Flags, Judged, Selection, flag, join, read_judged, select, write_judged
 from synthaug.data.shards import ImageSet, open_shard
 from synthaug.errors import DataError
-from synthaug.launch.plan import num_sample_shards
+from synthaug.launch.parts import num_sample_shards
 from synthaug.manifest import ClassTable
 from synthaug.metrics.leakage import Nearest, duplicate_distance, nearest, own_probability
 from synthaug.metrics.rows import shuffled_order
 from synthaug.stages import sets
 from synthaug.stages.arrays import write_arrays
-from synthaug.stages.encoder import load_encoder, real_features
+from synthaug.stages.encoder import load_encoder
+from synthaug.stages.features import real_rows
 from synthaug.stages.job import Job
+from synthaug.stages.pieces import in_blocks
 from synthaug.stages.selection import selection_file
 
 NUM_EXAMPLES = 16
@@ -48,16 +50,20 @@ def _judge_generated(job: Job) -> Judged:
     numbers, labels, features, logits = [np.empty(0, np.int64)], [np.empty(0, np.int32)], [], []
     for done, shard in enumerate(mine):
         images = _shard(job, shard)
-        with job.clock.measure("step"):
-            found = encoder.encode(images)
-        features.append(found[0])
-        logits.append(found[1])
         labels.append(images.labels)
+        with job.clock.measure("step"):
+            for batch in in_blocks(images, encoder.batch_size):
+                encoded = encoder.encode(batch)
+                features.append(encoded.features)
+                if encoded.logits is not None:
+                    logits.append(encoded.logits)
         numbers.append(images.shards[0].first + np.arange(len(images)))
         job.progress(done + 1, len(mine), "shards")
         job.check_stop()
     classes = np.concatenate(labels)
-    confidence = own_probability(np.concatenate(logits), classes) if logits else np.empty(0, np.float32)
+    confidence = np.ones(len(classes), np.float32)
+    if job.experiment.filter.min_confidence and len(classes):
+        confidence = own_probability(np.concatenate(logits), classes)
     table = np.concatenate(features) if features else np.empty((0, 1), np.float32)
     return _judged(job, np.concatenate(numbers), classes, confidence, table, None)
 
@@ -74,11 +80,11 @@ def _shard(job: Job, shard: int) -> ImageSet:
 
 def _judge_real(job: Job, split: str) -> Judged:
     """Returns the same measures of real images: what is suspect about a generated one is rare among these."""
-    features, logits = real_features(job.run, split, job.args["resolution"])
+    features, sure = real_rows(job.run, job.experiment, split, job.args["resolution"])
     labels = sets.labels(job.run, split)
     order = shuffled_order(len(features), job.experiment.seed)
     probes = np.sort(order[: job.experiment.filter.num_probes])
-    confidence = own_probability(logits[probes], labels[probes])
+    confidence = sure[probes] if len(sure) else np.ones(len(probes), np.float32)
     return _judged(job, probes, labels[probes], confidence, features[probes], split)
 
 
@@ -94,7 +100,7 @@ def _judged(
     near = {}
     for split in ("train", "val"):
         if job.experiment.filter.duplicate_quantile and len(features):
-            references, _ = real_features(job.run, split, job.args["resolution"])
+            references, _ = real_rows(job.run, job.experiment, split, job.args["resolution"])
             with job.clock.measure("evaluate"):
                 near[split] = nearest(features, references, own=numbers if own == split else None)
         else:

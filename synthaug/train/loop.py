@@ -10,7 +10,7 @@ import collections
 import concurrent.futures
 import contextlib
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from synthaug.train.preemption import StopFlag
 from synthaug.train.state import Metrics, State, Update
 
 Batch = dict[str, Any]
+_Block = TypeVar("_Block")
 Log = Callable[[int, dict[str, float]], None]
 
 AHEAD = 2  # batches that the thread prepares, and updates that the device may lie behind
@@ -98,7 +99,7 @@ def fit(
     if num_steps == 0 and checkpoints.latest() is None:  # weights that are used as they are
         with clock.measure("save"):
             checkpoints.save(0, state, {})
-    with contextlib.closing(_prefetch(batch_at, step, num_steps)) as batches:
+    with contextlib.closing(prefetch(batch_at, step, num_steps)) as batches:
         bucket = "compile"
         while step < num_steps:
             with clock.measure("data"):
@@ -159,7 +160,7 @@ def _leave(step: int, num_steps: int, signal: str, checkpoints: Checkpoints, clo
     )
 
 
-def _prefetch(batch_at: Callable[[int], Batch], start: int, end: int) -> Generator[Batch, None, None]:
+def prefetch(batch_at: Callable[[int], _Block], start: int, end: int) -> Generator[_Block, None, None]:
     """Yields the batches of steps start, ..., end - 1; a thread prepares the next ones meanwhile."""
     pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="batches")
     try:

@@ -54,10 +54,9 @@ def build_optimizer(settings: Optimizer, num_steps: int) -> optax.GradientTransf
 
     adafactor has optax's defaults, Imagen's choice for the base model; adam has b1 = 0.9, b2 = 0.999,
     eps = 1e-8, its choice for super-resolution. adamw's decay is multiplied by the learning rate, as in
-    torch; big_vision's is not. sgd has Nesterov's momentum, and its decay is part of the gradient, as a loss
-    of weight_decay / 2 * |kernel|^2 would have it (Cloud TPU). Decay touches kernels only, never biases,
-    scales of norms, class tokens and positions. Without steps there is nothing to keep: weights are used as
-    they are.
+    torch; big_vision's is not. sgd's decay is part of the gradient, as a loss of weight_decay / 2 * |w|^2
+    would have it; `kernels` and `without_norms` say what decays. Without steps there is nothing to keep:
+    weights are used as they are.
 
     Raises:
         ConfigError: a weight decay, or a moment in bf16, with a rule that has none.
@@ -87,9 +86,9 @@ def _rule(settings: Optimizer, rate: optax.Schedule) -> list[optax.GradientTrans
     if settings.kind == "adam":
         return [optax.adam(rate, **adam)]
     if settings.kind == "adamw":
-        return [optax.adamw(rate, **adam, weight_decay=decay, mask=decays)]
-    l2 = [optax.add_decayed_weights(decay, mask=decays)] if decay else []
-    return [*l2, optax.sgd(rate, momentum=settings.momentum, nesterov=True)]
+        return [optax.adamw(rate, **adam, weight_decay=decay, mask=kernels)]
+    l2 = [optax.add_decayed_weights(decay, mask=without_norms)] if decay else []
+    return [*l2, optax.sgd(rate, momentum=settings.momentum, nesterov=settings.nesterov)]
 
 
 def _promoting(tx: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -102,10 +101,28 @@ def _promoting(tx: optax.GradientTransformation) -> optax.GradientTransformation
     return optax.GradientTransformation(tx.init, update)
 
 
-def decays(params: Any) -> Any:
-    """Returns True for the leaves that decay: those of two axes or more, except learned positions."""
+def kernels(params: Any) -> Any:
+    """Returns True for the leaves that adamw's decay touches: those of two axes or more, except positions.
+
+    So do timm, DeiT and big_vision: no bias, no scale of a norm, no class token, no learned positions.
+    """
 
     def decay(path: tuple[Any, ...], leaf: Any) -> bool:
         return leaf.ndim >= 2 and jax.tree_util.keystr(path[-1:], simple=True) != "positions"
+
+    return jax.tree_util.tree_map_with_path(decay, params)
+
+
+def without_norms(params: Any) -> Any:
+    """Returns True for the leaves that sgd's decay touches: all but the scales and biases of norms.
+
+    So does Cloud TPU's ResNet (Ravuri and Vinyals 2019): the biases of the head and of squeeze-excitation
+    decay, too.
+    """
+
+    def decay(path: tuple[Any, ...], leaf: Any) -> bool:
+        del leaf
+        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        return not any("norm" in name for name in names[:-1])
 
     return jax.tree_util.tree_map_with_path(decay, params)
