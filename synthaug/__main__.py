@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
-from synthaug import __version__
-from synthaug.errors import Interrupted, RunError, SynthaugError
+from synthaug import arguments, commit
+from synthaug.errors import ConfigError, Interrupted, RunError, SynthaugError
 
 # jax and the stages are imported where they are needed: help, show, plan and status answer at once.
 
@@ -35,107 +35,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Returns the parsed command line; KEY=VALUE settings may stand anywhere after the job file."""
-    parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
-    # argparse takes one run of positional words only: settings after an option are left over.
-    strays = [word for word in rest if word.startswith("-") or "=" not in word]
-    if strays or (rest and not hasattr(args, "overrides")):
-        parser.error(f"unrecognized arguments: {' '.join(strays or rest)}")
-    if rest:
-        args.overrides = [*args.overrides, *rest]
-    return args
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Returns the parser of all verbs."""
-    parser = argparse.ArgumentParser(
-        prog="synthaug",
-        description="Turns a text-to-image diffusion cascade into training data and measures its worth.",
-        epilog="To resume anything, run the same command again.",
-    )
-    parser.add_argument("--version", action="version", version=f"synthaug {__version__}")
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-
-    run = _verb(verbs, "run", _run, "run a study on this machine, or go on with it")
-    _add_job(run)
-    _add_runs(run)
-    run.add_argument("--site", type=pathlib.Path, metavar="FILE", help="YAML with workers and devices")
-    run.add_argument("--stage", metavar="STAGE", help="only this stage")
-    run.add_argument("--part", type=int, metavar="N", help="only this part of --stage")
-    run.add_argument("--until", metavar="STAGE", help="only this stage and those that it needs")
-    run.add_argument(
-        "--force", action="store_true", help="redo --stage or its --part, then what depends on it"
-    )
-    run.add_argument("--quiet", action="store_true", help="print nothing but errors")
-
-    plan = _verb(verbs, "plan", _plan, "print every job of a study")
-    _add_job(plan)
-    plan.add_argument("--json", action="store_true", help="as JSON")
-
-    show = _verb(verbs, "show", _show, "print the resolved settings of a study, sorted")
-    show.add_argument(
-        "job", nargs="?", type=pathlib.Path, metavar="JOB", help="job file, e.g. jobs/digits.yaml"
-    )
-    show.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that win over the file")
-    show.add_argument("--schema", action="store_true", help="print the JSON schema of job files instead")
-
-    status = _verb(verbs, "status", _status, "print what is finished")
-    _add_name(status)
-    status.add_argument("--json", action="store_true", help="as JSON")
-
-    report = _verb(verbs, "report", _report, "write the report of a finished study again")
-    _add_name(report)
-    report.add_argument(
-        "--so-far",
-        action="store_true",
-        help="with the classifiers that are finished, the others shown as not run",
-    )
-
-    bring = _verb(verbs, "import", _import, "turn public weights into a checkpoint that training starts from")
-    bring.add_argument("family", metavar="FAMILY", help="deepfloyd-if, adm, or synthaug for our own exports")
-    bring.add_argument("folder", type=pathlib.Path, metavar="FOLDER", help="config.json and safetensors")
-    bring.add_argument("checkpoint", type=pathlib.Path, metavar="CHECKPOINT", help="folder to write")
-
-    export = _verb(verbs, "export-weights", _export_weights, "write a checkpoint as public weights")
-    export.add_argument("checkpoint", type=pathlib.Path, metavar="CHECKPOINT", help="folder of one step")
-    export.add_argument("folder", type=pathlib.Path, metavar="FOLDER", help="folder to write")
-    export.add_argument("--params", action="store_true", help="the last weights instead of the averaged ones")
-    export.add_argument(
-        "--ema-length", type=float, metavar="S", help="the post-hoc EMA of this relative length, e.g. 0.05"
-    )
-
-    execute = _verb(verbs, "exec", _exec, "run one part in this process: what a scheduler's job does")
-    execute.add_argument("run", type=pathlib.Path, metavar="RUN", help="run directory")
-    execute.add_argument("--stage", metavar="STAGE", help="stage of the plan")
-    execute.add_argument("--part", type=int, default=0, metavar="N", help="part of the stage (0)")
-    execute.add_argument("--site", type=pathlib.Path, metavar="FILE", help="YAML with workers and devices")
-    execute.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    execute.add_argument("--site-json", help=argparse.SUPPRESS)
-    return parser
-
-
-def _verb(verbs: Any, name: str, command: Any, text: str) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    parser.set_defaults(command=command)
-    return parser
-
-
-def _add_job(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("job", type=pathlib.Path, metavar="JOB", help="job file, e.g. jobs/digits.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that win over the file")
-
-
-def _add_runs(parser: argparse.ArgumentParser) -> None:
-    default = pathlib.Path("runs")
-    parser.add_argument(
-        "--runs", type=pathlib.Path, default=default, metavar="DIR", help="where runs live (./runs)"
-    )
-
-
-def _add_name(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="name of the run, or its directory")
-    _add_runs(parser)
+    """Returns the parsed command line, with what the verb does in `command`."""
+    commands = {
+        "run": _run,
+        "plan": _plan,
+        "show": _show,
+        "status": _status,
+        "report": _report,
+        "score": _score,
+        "reference": _reference,
+        "export": _export,
+        "import": _import,
+        "export-weights": _export_weights,
+        "exec": _exec,
+    }
+    return arguments.parse(commands, argv)
 
 
 # ------------------------------------------------------------------------------------------- verbs
@@ -174,12 +88,12 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _stop_on_signals() -> None:
+def _stop_on_signals(rest: str = "nothing is lost. Run the same command again to go on.") -> None:
     """Makes a stop request that comes before or after the work, too, one line and exit code 75."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        raise Interrupted(f"stopped by {name}; nothing is lost. Run the same command again to go on.")
+        raise Interrupted(f"stopped by {name}; {rest}")
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, leave)
@@ -240,11 +154,11 @@ def _report(args: argparse.Namespace) -> int:
 
     run = _open(args)
     plan = make_plan(run.experiment())
-    trainings = {s.name for s in plan.stages if s.verb == "classify"}
     left = {name for name, _ in local.select(plan, None, None, run)} - {"report"}
-    if unfinished := left - trainings if args.so_far else left:
+    needed = left & set(plan.upstream("collect"))  # a report needs to know the images
+    if unfinished := needed if args.so_far else left:
         stages = ", ".join(sorted(unfinished))
-        hint = "" if args.so_far or left - trainings else ", or report --so-far"
+        hint = "" if needed else ", or report --so-far"
         raise RunError(f"{run.path}: not finished ({stages}); run the study first{hint}.")
     with run.hold():
         local.forget(plan, run, "report", None)
@@ -253,6 +167,56 @@ def _report(args: argparse.Namespace) -> int:
         if left:
             run.forget("report", 0)  # it is written again when all is finished
     print(run.report / "report.html")
+    return 0
+
+
+def _score(args: argparse.Namespace) -> int:
+    from synthaug.stages.request import request_of
+
+    request = request_of(args)
+    from synthaug import parallel
+    from synthaug.stages import scorecard, scoring
+
+    file = None if args.json in (None, "-") else pathlib.Path(args.json)
+    if file:
+        commit.check_writable(file)
+    _stop_on_signals("nothing was written but what --cache keeps. Run the same command again.")
+    parallel.start(request.site, request.cache)
+    result = scoring.score_images(request, args.images, args.reference)
+    text = scorecard.as_json(result)
+    if file:
+        commit.replace(file, text.encode())
+    if not args.quiet:
+        scorecard.show(result, sys.stderr if args.json == "-" else sys.stdout)
+    if args.json == "-":
+        sys.stdout.write(text)
+    return 0
+
+
+def _reference(args: argparse.Namespace) -> int:
+    from synthaug.stages.request import request_of
+
+    request = request_of(args)
+    from synthaug import parallel
+    from synthaug.stages import scoring
+
+    if args.out.suffix != ".npz":
+        raise ConfigError(f"reference: OUT = {args.out}; expected a name that ends in .npz; change it.")
+    commit.check_writable(args.out)
+    _stop_on_signals("nothing was written but what --cache keeps. Run the same command again.")
+    parallel.start(request.site, request.cache)
+    said = scoring.write_reference(request, args.images, args.out)
+    if not args.quiet:
+        sys.stdout.write(said)
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from synthaug.stages.export import export_images
+
+    said = export_images(args.set, args.out, args.format, args.num_images, quiet=args.quiet)
+    if not args.quiet:
+        sys.stdout.write(said)
     return 0
 
 

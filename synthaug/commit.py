@@ -113,6 +113,22 @@ def temporary(path: pathlib.Path) -> pathlib.Path:
     return path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
 
 
+def check_writable(path: pathlib.Path) -> None:
+    """Checks that a file can be written, before hours of work end in it.
+
+    Raises:
+        RunError: it cannot.
+    """
+    if path.is_dir():
+        raise RunError(f"{path}: is a folder; expected a file to write; name one.")
+    tmp = temporary(path)
+    try:
+        tmp.touch()
+        tmp.unlink()
+    except OSError as error:
+        raise write_error(path, error) from None
+
+
 def remove_leftovers(folder: pathlib.Path, older_than: float = _LEFTOVER_AGE) -> int:
     """Returns how many temporaries of dead attempts it removed from a folder.
 

@@ -60,7 +60,7 @@ class Watch:
         """Shows how far a running part is."""
         state = self._running[name]
         now = time.monotonic()
-        if state["first"] is None:
+        if state["first"] is None or state["unit"] != unit:  # a job may do one thing after another
             state["first"] = (now, done)
         since, base = state["first"]
         rate = (done - base) / (now - since) if now > since else 0.0

@@ -45,7 +45,8 @@ def check(experiment: Experiment, site: Site, where: str) -> None:
         f"classify.models.{n}.batch_size": m.batch_size for n, m in experiment.classify.models.items()
     }
     batches["sample.batch_size"] = experiment.sample.batch_size
-    batches["score.encoder.batch_size"] = experiment.score.encoder.batch_size
+    batches |= {f"{knob}.batch_size": one.batch_size for knob, one in experiment.score.encoders().items()}
+    batches |= {f"{knob}.batch_size": one.batch_size for knob, one in experiment.score.trained().items()}
     for key, size in batches.items():
         if size % site.devices:
             near = max(site.devices, size - size % site.devices)

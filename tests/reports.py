@@ -58,10 +58,9 @@ def sweep_rows() -> list[dict[str, Any]]:
                         "solver": "ddpm", "num_sampling_steps": 64, "guidance_weight": weight,
                         "logvar_mix": mix, "aug_level": level, "guidance_min_t": 0.0, "guidance_max_t": 1.0,
                         "guide_checkpoint": 0, "ema_length": 0.0,
-                        "n": 1024, "reference": "val", "encoder": ENCODER["encoder"],
-                        "encoder_hash": ENCODER["encoder_hash"], "seed": 0, "fid": fid,
+                        "n": 1024, "reference": "val", "n_reference": 360, **ENCODER, "seed": 0, "fid": fid,
                         "inception_score": 6.0 + 1.5 * math.log(weight + 0.5), "inception_score_std": 0.11,
-                        "cas": 0.93 - 0.011 * fid + rng.uniform(0, 0.01),
+                        "cas_network": "resnet", "cas": 0.93 - 0.011 * fid + rng.uniform(0, 0.01),
                         "cas_top5": 0.99 - 0.004 * fid, "chosen": False, "pareto": False,
                     }  # fmt: skip
                     rows.append(row)
@@ -84,7 +83,10 @@ def score_rows() -> list[dict[str, Any]]:
             "set": name, "resolution": 16, "reference": reference, "n": 360 if name == "real val" else 1437,
             "n_reference": 1437 if reference == "train" else 360, **ENCODER, "splits": 10,
             "neighbours": 3, "max_images": 10000, "seed": 0, "fid": fid, "inception_score": score,
-            "inception_score_std": 0.13, "precision": precision, "recall": recall,
+            "inception_score_std": 0.13, "precision": precision, "recall": recall, "sfid": None,
+            "density": 0.98, "coverage": 0.95, "kid": 0.0021, "kid_std": 0.0004, "kid_subsets": 100,
+            "kid_subset_size": 1000, "fid_sizes": {}, "fid_infinity": None, "notes": [], "backend": "flax",
+            "codec": "lossless", "reference_codec": "lossless",
         }
         for (name, reference), (fid, score, precision, recall) in measured.items()
     ]  # fmt: skip
@@ -199,6 +201,7 @@ def report(**changes: Any) -> Report:
         ],
         "sweep": sweep_rows(),
         "score": score_rows(),
+        "further_scores": [],
         "classify": classify_rows(),
         "per_class": per_class(),
     }
@@ -252,6 +255,7 @@ def imagenet(**changes: Any) -> Report:
         ],
         "sweep": imagenet_sweep(),
         "score": imagenet_scores(),
+        "further_scores": [],
         "classify": imagenet_classify(),
         "per_class": imagenet_classes(),
     }  # fmt: skip
@@ -262,8 +266,12 @@ def imagenet(**changes: Any) -> Report:
     return dataclasses.replace(made, title="ImageNet: what is generated data worth?", **changes)
 
 
+WHOLE_SPLITS = {"train": 1_281_167, "val": 50_000}
+PUBLIC = {"encoder": "inception-2015-12-05", "resize": "TF1 bilinear without antialiasing 256->299, f32"}
+
+
 def imagenet_sweep() -> list[dict[str, Any]]:
-    blank = {**sweep_rows()[0], "encoder": "inception-2015-12-05", "cas": None, "num_sampling_steps": 1000}
+    blank = {**sweep_rows()[0], **PUBLIC, "n_reference": 50_000, "cas": None, "num_sampling_steps": 1000}
     del blank["cas_top5"]
     rows = []
     base = {**blank, "model": "base64", "resolution": 64}
@@ -274,7 +282,8 @@ def imagenet_sweep() -> list[dict[str, Any]]:
     for i, weight in enumerate(paper.GUIDANCE):
         rows.append({
             **base, "phase": "guidance", "guidance_weight": weight, "reference": "train", "n": 1_281_167,
-            "fid": paper.DIGITISED_FIGURE_3_FID_1200K[i] * 1.2, "chosen": weight == 1.25, "logvar_mix": 0.0,
+            "n_reference": 1_281_167, "fid": paper.DIGITISED_FIGURE_3_FID_1200K[i] * 1.2,
+            "chosen": weight == 1.25, "logvar_mix": 0.0,
             "inception_score": paper.DIGITISED_FIGURE_3_INCEPTION_SCORE[i] * 0.9,
             "cas_network": "resnet50",
             "cas": paper.DIGITISED_FIGURE_3_TOP1[i] / 105, "cas_top5": paper.DIGITISED_FIGURE_3_TOP5[i] / 105,
@@ -285,7 +294,7 @@ def imagenet_sweep() -> list[dict[str, Any]]:
                 **blank, "phase": "enlarge", "model": "sr256", "resolution": 256, "guidance_weight": 1.0,
                 "logvar_mix": mix, "aug_level": level, "fid": fid + 0.2, "cas": cas / 101,
                 "cas_network": "resnet50", "n": 1_281_167,
-                "reference": "train", "chosen": (mix, level) == (0.1, 0.0),
+                "reference": "train", "n_reference": 1_281_167, "chosen": (mix, level) == (0.1, 0.0),
             })  # fmt: skip
     return rows
 
@@ -293,12 +302,15 @@ def imagenet_sweep() -> list[dict[str, Any]]:
 def imagenet_scores() -> list[dict[str, Any]]:
     sets = {("generated", 64): (1.4, 2.7, 83.1), ("generated", 256): (1.9, 3.0, 231.0),
             ("biggan", 256): (7.1, 8.0, 168.0), ("edm2", 256): (1.8, 2.6, 250.0)}  # fmt: skip
-    blank = {**score_rows()[0], "encoder": "inception-2015-12-05", "n": 1_281_167}
+    blank = {**score_rows()[0], **PUBLIC, "n": 1_281_167}
     return [
-        {**blank, "set": name, "resolution": px, "reference": reference, "fid": fid, "inception_score": score}
+        {
+            **blank, "set": name, "resolution": px, "reference": reference, "fid": fid,
+            "n_reference": WHOLE_SPLITS[reference], "inception_score": score,
+        }
         for (name, px), (train, val, score) in sets.items()
         for reference, fid in (("train", train), ("val", val))
-    ]
+    ]  # fmt: skip
 
 
 def imagenet_classify() -> list[dict[str, Any]]:

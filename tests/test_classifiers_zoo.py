@@ -17,7 +17,7 @@ from flax import nnx
 from synthaug import rng
 from synthaug.errors import ConfigError, DataError, RunError
 from synthaug.experiment import ARCHITECTURES, Architecture, Classifier
-from synthaug.models import vit
+from synthaug.models import bottleneck, vit
 from synthaug.models.batch_norm import BatchNorm, drop_path, drop_rates
 from synthaug.models.classifier import build_classifier
 from synthaug.models.functional import Model, abstract
@@ -263,6 +263,17 @@ def test_positions_are_interpolated_per_channel_and_the_tokens_stays():
     rows = np.asarray(found[1:]).reshape(8, 2, 2)
     np.testing.assert_allclose(rows, np.broadcast_to(rows[:1], rows.shape), atol=1e-6)
     np.testing.assert_allclose(rows[0, :, 0].sum(), 3.0, atol=1e-5)  # symmetric about the middle, 1.5
+
+
+@pytest.mark.parametrize("kind", ["tiny_bottleneck", "tiny_resnet_rs"])
+def test_activation_is_that_of_every_place_but_the_squeeze(kind, monkeypatch):
+    """Model Garden's ResNet-RS has Swish where timm's has ReLU; the gates stay as they are."""
+    images, plain = normal(3, 2, 32, 32, 3), build(kind)
+    weights = random_weights(plain)
+    found = logits(build(kind, activation="silu"), weights, images)
+    assert np.abs(found - logits(plain, weights, images)).max() > 1e-2
+    monkeypatch.setitem(bottleneck.ACTIVATIONS, "relu", jax.nn.silu)
+    np.testing.assert_array_equal(found, logits(build(kind), weights, images))
 
 
 @pytest.mark.parametrize("positions", ["learned", "sincos"])

@@ -13,7 +13,9 @@ from tests import study
 
 SCORE = {
     "set", "resolution", "reference", "n", "encoder", "fid", "inception_score", "inception_score_std",
-    "precision", "recall",
+    "precision", "recall", "density", "coverage", "kid", "kid_std", "sfid", "fid_sizes", "fid_infinity",
+    "notes", "n_reference", "encoder_hash", "backend", "resize", "splits", "neighbours", "max_images",
+    "kid_subsets", "kid_subset_size", "seed", "codec", "reference_codec",
 }  # fmt: skip
 CLASSIFY = {"model", "mix", "set", "copies", "subset", "per_class", "seed", "top1", "top5", "num_epochs"}
 
@@ -39,6 +41,7 @@ def test_results_have_the_documented_form(finished: pathlib.Path) -> None:
         "sets",
         "sweep",
         "score",
+        "further_scores",
         "filter",
     ]
     assert list(found) == [*parts, "classify", "per_class"]
@@ -129,11 +132,11 @@ def test_status(finished: pathlib.Path) -> None:
     done = study.synthaug("status", "tiny", "--runs", str(finished.parent), "--json")
     status = json.loads(done.stdout)
     assert status["finished"]
-    assert status["done"] == status["parts"] == 57
+    assert status["done"] == status["parts"] == 73
     for stage in status["stages"]:
         assert stage["goodput"] is None or 0 <= stage["goodput"] <= 1
     text = study.synthaug("status", str(finished)).stdout
-    assert "57 of 57 jobs finished" in text
+    assert "73 of 73 jobs finished" in text
 
 
 def test_attempt_books_sum_to_the_wall_time(finished: pathlib.Path) -> None:

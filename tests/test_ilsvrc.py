@@ -145,7 +145,7 @@ def test_a_report_so_far_shows_the_rest_as_not_run(finished: pathlib.Path, tmp_p
     assert refused.returncode == 2 and "report --so-far" in refused.stderr
     assert study.synthaug(*line, "--so-far").returncode == 0
     text = (tmp_path / "ilsvrc" / "report" / "report.md").read_text()
-    assert "not run: not finished; synthaug run" in text and "--stage classify --part 3" in text
+    assert "not run: not finished; synthaug run" in text and "--until classify goes on (part 3)" in text
     assert not (tmp_path / "ilsvrc" / "report-0" / "done.json").exists()  # the whole one is still to come
 
 

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import time
 
+import pytest
+
 from tests import study
 
 
@@ -34,6 +36,7 @@ def workers_of(run: pathlib.Path) -> list[int]:
     return found
 
 
+@pytest.mark.timeout(1200)  # 16 starts; on a busy machine more than ten minutes
 def test_killed_study_equals_the_one_left_alone(tmp_path: pathlib.Path, reference_run: pathlib.Path) -> None:
     """SIGKILL to the command, to a worker, and each kind of stop request, at seeded random moments."""
     chance = random.Random(20261121)
@@ -46,12 +49,15 @@ def test_killed_study_equals_the_one_left_alone(tmp_path: pathlib.Path, referenc
         ("prepare-0/attempts.jsonl", "kill"),
         ("embed-0/attempts.jsonl", "kill"),
         ("encoder-0/checkpoints/20/digest.json", "worker"),
+        ("features-real-1/attempts.jsonl", "kill"),
+        ("reference-2/attempts.jsonl", "kill"),
         ("finetune-0/checkpoints/30", "SIGTERM"),
         ("finetune-1/checkpoints/20", "kill"),
         ("sweep-base-1/attempts.jsonl", "kill"),
         ("choose-base-0/attempts.jsonl", "kill"),
-        ("sweep-enlarge-0/checkpoints", "SIGINT"),
+        ("measure-enlarge-0/checkpoints", "SIGINT"),
         ("sets/generated/4/shard-00001.json", "kill"),
+        ("features-1/attempts.jsonl", "kill"),
         ("score-2/attempts.jsonl", "kill"),
         ("classify-9/checkpoints/20", "SIGUSR1"),
         ("classify-20/attempts.jsonl", "SIGUSR2"),

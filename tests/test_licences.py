@@ -36,7 +36,7 @@ def test_licence_is_in_manifest_markers_images_and_report(reference_run, tmp_pat
     shutil.rmtree(run.set_dir("generated", 8).parent)
     run.manifest.unlink()
     parts = len(list(run.path.glob("sample-*")))
-    swept = run.part_dir("sweep-enlarge", 0) / "images"
+    swept = run.set_dir("sweep-enlarge-0", 8)
     shutil.rmtree(swept)
     for stage, numbers in (("sweep-enlarge", range(1)), ("sample", range(parts)), ("report", range(1))):
         for part in numbers:

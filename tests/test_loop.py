@@ -411,10 +411,10 @@ def test_adam_follows_its_formula():
     np.testing.assert_allclose(new["kernel"], w, rtol=1e-6)
 
 
-def test_sgd_is_nesterov_with_l2_on_kernels_only():
+def test_sgd_is_nesterov_with_l2_on_all_but_norms():
     settings = Optimizer(kind="sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.01, grad_clip=0.0)
     new = one_update(settings, PARAMS, GRADS, count=2)
-    for name, gradient, decay in (("kernel", 0.5, 0.01), ("bias", -0.25, 0.0)):
+    for name, gradient, decay in (("kernel", 0.5, 0.01), ("bias", -0.25, 0.01)):
         w, trace = 2.0, 0.0
         for _ in range(2):
             g = gradient + decay * w

@@ -135,6 +135,41 @@ def test_a_fid_of_another_encoder_has_no_difference() -> None:
     assert [row[3] for row in texts(table) if row[1].startswith("generated (")] == ["1.21", "1.76"]
 
 
+@pytest.mark.parametrize(
+    ("change", "lost"),
+    [
+        ({"resize": "area 256->64, 8 bit; TF1 bilinear without antialiasing 64->299, f32"}, (5, 8, 11)),
+        ({"resize": "bicubic with antialiasing 256->224, f32"}, (5, 8, 11)),
+        ({"encoder": "dinov2-vitl14"}, (5, 8, 11)),
+        ({"n": 50_000}, (5, 8, 11)),
+        ({"n": 1_900_000}, (5, 8, 11)),
+        ({"n_reference": 10_000}, (5, 8)),  # the Inception Score has no reference
+        ({"n_reference": None}, (5, 8)),  # a file that does not tell
+        ({"n": 2 * 1_281_167}, ()),
+        ({}, ()),
+    ],
+)
+def test_a_difference_to_table_1_asks_for_the_protocol_of_the_paper(
+    change: dict[str, Any], lost: tuple[int, ...]
+) -> None:
+    rows = [{**row, **change} for row in imagenet().results["score"]]
+    table, _ = scores.table_1(imagenet(score=rows).results)
+    (row,) = [row for row in texts(table) if row[1:3] == ["generated (fine-tuned Imagen)", "64"]]
+    assert [bool(row[i]) for i in (5, 8, 11)] == [i not in lost for i in (5, 8, 11)]
+    assert "" not in row[3:5]  # both numbers stand there all the same
+    if "encoder" not in change:
+        for words in ("Inception of 2015-12-05", "as many images as the train split", "50,000 validation"):
+            assert words in table.caption
+
+
+def test_table_1_judges_each_reference_by_itself() -> None:
+    rows = imagenet().results["score"]
+    rows = [{**row, "n_reference": 10_000} if row["reference"] == "val" else row for row in rows]
+    table, _ = scores.table_1(imagenet(score=rows).results)
+    (row,) = [row for row in texts(table) if row[1:3] == ["generated (fine-tuned Imagen)", "64"]]
+    assert [bool(row[i]) for i in (5, 8, 11)] == [True, False, True]
+
+
 def test_table_2_has_our_cas_beside_the_paper_s(results: dict[str, Any]) -> None:
     table, lost = cas.table_2(results)
     rows = {row[1]: row for row in texts(table)}
@@ -316,6 +351,35 @@ def test_the_papers_curve_is_drawn_only_beside_comparable_numbers(
     said = re.compile(">[^<]*paper")
     assert said.search(FIGURES[n](results).svg)
     assert not said.search(FIGURES[n](toy).svg)
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n": 10_000},
+        {"n_reference": 10_000, "cas_network": "resnet"},
+        {"resize": "none", "cas_network": "vit_s16"},
+    ],
+)
+def test_the_paper_s_curves_ask_for_its_numbers_of_images_and_its_networks(change: dict[str, Any]) -> None:
+    found = imagenet(sweep=[{**row, **change} for row in imagenet().results["sweep"]]).results
+    for figure in (guidance_figure.figure(found), noise_figure.figure(found)):
+        assert not re.search(">[^<]*paper", figure.svg)
+        assert "Grey" not in figure.caption
+
+
+def test_each_panel_of_figure_3_is_judged_by_itself() -> None:
+    results = imagenet().results
+    own = {row["phase"]: row for row in results["sweep"]}
+    base, close, large = own["base"], own["guidance"], own["enlarge"]
+    panels = guidance_figure._as_in_the_paper
+    assert panels(results, base, close, close) == (True, True, True)
+    assert panels(results, {**base, "n": 20_000}, close, close) == (False, True, True)
+    assert panels(results, base, {**close, "reference": "val"}, close) == (True, False, True)
+    assert panels(results, base, close, {**close, "cas_network": "vit"}) == (True, True, False)
+    assert panels(results, base, close, {**close, "n": 50_000}) == (True, True, False)
+    assert panels(results, large, close, close) == (False, False, False)  # of another side
 
 
 @pytest.mark.usefixtures("fast")

@@ -75,7 +75,7 @@ def test_force_forgets_the_stage_and_what_depends_on_it(tmp_path: pathlib.Path) 
     assert local.select(plan, None, None, run, until="score") == []
     local.forget(plan, run, "sample", None)
     left = {name for name, _ in local.select(plan, None, None, run)}
-    assert left == {"sample", "score", "classify", "report"}
+    assert left == {"sample", "features", "score", "classify", "report"}
 
 
 def test_selection_errors(tmp_path: pathlib.Path) -> None:
@@ -93,7 +93,8 @@ def test_a_study_of_sets_made_elsewhere_has_no_generator() -> None:
     overrides = ["cascade={}", "sweep.phases={}", "data.resolutions=[8]", f"sets={{other: {made}}}"]
     plan = make_plan(experiment.load(DIGITS, [*overrides, "classify.copies=[1, 2]", "classify.seeds=[0]"]))
     names = [s.name for s in plan.stages]
-    assert names == ["scan", "prepare", "collect", "encoder", "score", "classify", "report"]
+    measured = ["encoder", "features-real", "reference", "features", "score"]
+    assert names == ["scan", "prepare", "collect", *measured, "classify", "report"]
     prepared = [part.args for part in plan.stage("prepare").parts]
     assert [p["set"] for p in prepared] == ["train", "train", "val", "other", "other", "other"]
     assert {part.args["set"] for part in plan.stage("classify").parts} == {"", "other"}
@@ -117,3 +118,28 @@ def test_blocks_of_a_part_are_forgotten_and_no_others(tmp_path: pathlib.Path) ->
         (folder / name).touch()
     run.forget_shards("train", range(1, 2))
     assert sorted(f.name for f in folder.iterdir()) == sorted(n for n in names if "00001" not in n)
+
+
+def test_a_point_of_the_sweep_is_an_array_of_shards_and_is_measured_once() -> None:
+    plan = make_plan(experiment.load(DIGITS, ["sample.shard_size=100", "sample.shards_per_part=3"]))
+    images, measured = plan.stage("sweep-base"), plan.stage("measure-base")
+    assert images.kind == measured.kind == "array"
+    assert len(images.parts) == 2 * len(measured.parts)  # 355 images are 4 shards
+    args = [part.args for part in images.parts[:3]]
+    assert [(a["number"], a["shard"], a["num_shards"]) for a in args] == [(0, 0, 3), (0, 3, 1), (1, 0, 3)]
+    assert [part.args["number"] for part in measured.parts] == list(range(15))
+    assert measured.after == ("sweep-base", "reference")
+
+
+def test_sets_are_encoded_in_ranges_by_every_encoder() -> None:
+    settings = ["score.images_per_part=1000", "score.further={other: {batch_size: 32}}"]
+    plan = make_plan(experiment.load(DIGITS, settings))
+    assert [part.args["encoder"] for part in plan.stage("encoder").parts] == ["", "other"]
+    real = [part.args for part in plan.stage("features-real").parts]
+    ranges = [(a["first"], a["num_images"]) for a in real if a["set"] == "real train" and not a["encoder"]]
+    assert ranges == 2 * [(0, 1000), (1000, 442)]  # at 4 and at 8 px
+    assert len(plan.stage("reference").parts) == 2 * 2 * 2
+    generated = [part.args for part in plan.stage("features").parts]
+    assert {a["set"] for a in generated} == {"generated"} and len(generated) == 2 * 2 * 2
+    scored = [(p.args["set"], p.args["resolution"], p.args["encoder"]) for p in plan.stage("score").parts]
+    assert len(scored) == len(set(scored)) == 2 * 2 * 3

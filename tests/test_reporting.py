@@ -392,10 +392,11 @@ def test_table_2_in_the_markdown_is_that_of_the_results(markdown: str) -> None:
 
 
 def test_scores_in_the_markdown_are_those_of_the_results(markdown: str) -> None:
-    rows = [row for row in table_rows(markdown, "scores") if len(row) == 9 and row[1] == "16"]
+    rows = [row for row in table_rows(markdown, "scores") if len(row) == 12 and row[1] == "16"]
     expected = [
         [r["set"], "16", r["reference"], f"{r['n']:,}", f"{r['n_reference']:,}", f"{r['fid']:.2f}",
-         f"{r['inception_score']:.2f} ± 0.13", f"{r['precision']:.3f}", f"{r['recall']:.3f}"]
+         f"{r['inception_score']:.2f} ± 0.13", "0.0021 ± 0.0004", f"{r['precision']:.3f}",
+         f"{r['recall']:.3f}", "0.980", "0.950"]
         for r in score_rows()
     ]  # fmt: skip
     assert [[c.strip("*") for c in row] for row in rows] == expected
@@ -414,6 +415,25 @@ def test_scores_in_the_markdown_are_those_of_the_results(markdown: str) -> None:
         "seed 0",
     ):
         assert part in protocol
+
+
+def test_sizes_further_encoders_and_notes_are_shown_apart(tmp_path: pathlib.Path) -> None:
+    sizes = {"fid_sizes": {"300": 9.5, "600": 7.25}, "fid_infinity": 4.125, "sfid": 12.5}
+    rows = [{**row, **sizes, "notes": ["the reference keeps 50 images"]} for row in score_rows()]
+    other = [{**row, "encoder": "dinov2-vitl14", "fid": 333.0, "inception_score": None,
+              "inception_score_std": None, "notes": [EVIL]} for row in score_rows()]  # fmt: skip
+    write(bare(score=rows, further_scores=other), tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    table = table_rows(text, "scores")
+    assert ["generated", "16", "train", "9.50", "7.25", "5.21", "4.12"] in table
+    assert [row[6] for row in table if len(row) == 13 and row[1] == "16"] == 4 * ["12.50"]
+    further = [row[5:7] for row in table if len(row) == 12 and row[0] == "**generated**"]
+    assert further == 2 * [["333.00", numbers.NONE]]
+    assert "By another encoder: dinov2-vitl14" in text
+    assert text.count("the reference keeps 50 images") == 1  # said once, not once per row
+    assert EVIL not in (tmp_path / "report.html").read_text()
+    # the headline and Table 1 speak of the study's encoder alone
+    assert not any("333" in cell for row in table_rows(text, "headline") for cell in row)
 
 
 def test_the_sweep_table_marks_the_chosen_point(markdown: str) -> None:

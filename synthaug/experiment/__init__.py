@@ -4,6 +4,8 @@ from synthaug.experiment.classifier import ARCHITECTURES, Architecture, Augment,
 from synthaug.experiment.data import MAX_SEED, Data, MadeSet, Prompts, Subset, TextEncoder, ValSet
 from synthaug.experiment.filtering import Filter
 from synthaug.experiment.generator import Diffusion, Model, Network, Sampler, UNet
+from synthaug.experiment.paths import with_absolute_paths
+from synthaug.experiment.scoring import ENCODERS, SMALLEST_INCEPTION, Encoder, Score, fewest_images
 from synthaug.experiment.study import (
     MIXES,
     OPTIONAL_STAGES,
@@ -12,7 +14,6 @@ from synthaug.experiment.study import (
     Grid,
     Phase,
     Sample,
-    Score,
     Sweep,
     cascade_order,
     load,
@@ -21,21 +22,23 @@ from synthaug.experiment.study import (
     prepared_resolutions,
     prepared_sets,
     saved_steps,
-    with_absolute_paths,
 )
 from synthaug.experiment.training import Finetune, Optimizer, Saving
 
 __all__ = [
     "ARCHITECTURES",
+    "ENCODERS",
     "MAX_SEED",
     "MIXES",
     "OPTIONAL_STAGES",
+    "SMALLEST_INCEPTION",
     "Architecture",
     "Augment",
     "Classifier",
     "Classify",
     "Data",
     "Diffusion",
+    "Encoder",
     "Experiment",
     "Filter",
     "Finetune",
@@ -57,6 +60,7 @@ __all__ = [
     "ValSet",
     "View",
     "cascade_order",
+    "fewest_images",
     "load",
     "network_of",
     "parse",

@@ -105,6 +105,7 @@ class Classifier:
         choices=("", "token", "mean"),
     )
     positions: str = knob("learned", "positions of a transformer", choices=("learned", "sincos"))
+    activation: str = knob("relu", "of the published ResNets; timm's have relu", choices=("relu", "silu"))
     dropout: float = knob(0.0, "in front of the head (resnets) or in blocks", at_least=0, at_most=0.9)
     drop_path: float = knob(
         0.0,

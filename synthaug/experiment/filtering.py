@@ -10,7 +10,11 @@ from synthaug.config import knob
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Flags generated images and chooses among the others; nothing is deleted."""
+    """Flags generated images and chooses among the others; nothing is deleted.
+
+    Only images of the study's own cascade are judged, at its highest resolution; the choice holds for all.
+    Sets made elsewhere are used as they are, but a manifest of another run brings that run's choice.
+    """
 
     reserve: float = knob(
         0.0,

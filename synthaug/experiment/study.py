@@ -15,6 +15,7 @@ from synthaug.experiment.classifier import Classifier
 from synthaug.experiment.data import MAX_SEED, Data, MadeSet, Prompts, Subset, TextEncoder, ValSet
 from synthaug.experiment.filtering import Filter
 from synthaug.experiment.generator import Model, Network
+from synthaug.experiment.scoring import Score
 from synthaug.experiment.training import Finetune
 
 OPTIONAL_STAGES = ("sweep", "score", "classify")
@@ -55,7 +56,12 @@ class Phase:
     grid: Grid = knob(doc="values to try")
     num_images: int = knob(doc="images per point, classes as in the train split", unit="images", at_least=2)
     reference: str = knob("val", "split that FID compares with", choices=("train", "val"))
-    cas_steps: int = knob(0, "training steps of the CAS proxy; 0 = no proxy", unit="steps", at_least=0)
+    cas_steps: int = knob(0, "training steps of the CAS classifier; 0 = no CAS", unit="steps", at_least=0)
+    cas_classifier: str = knob(
+        "",
+        "a name in sweep.classifiers or classify.models, trained on the point's images alone; empty: "
+        "score.encoder.classifier, a proxy",
+    )
     choose: str = knob(
         "fid", "lowest fid, or highest cas or inception_score", choices=("fid", "cas", "inception_score")
     )
@@ -67,6 +73,7 @@ class Sweep:
 
     phases: dict[str, Phase] = knob({}, "phases by name; the names appear in the report")
     order: tuple[str, ...] = knob((), "the phases' names in the order they run; empty = as written")
+    classifiers: dict[str, Classifier] = knob({}, "name -> classifier that gives CAS in a phase")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,18 +90,6 @@ class Sample:
         at_least=0,
         at_most=1,
     )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Score:
-    """Metrics of image sets. At toy size the encoder is a classifier trained on the real images."""
-
-    encoder: Classifier = knob(
-        Classifier(kind="resnet"), "the encoder; its penultimate layer gives the features"
-    )
-    splits: int = knob(10, "equal splits of the Inception Score", at_least=1)
-    neighbours: int = knob(3, "k of improved precision and recall", at_least=1)
-    max_images: int = knob(10000, "images per set in precision and recall", unit="images", at_least=2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -195,8 +190,9 @@ def parse(tree: dict[str, Any], where: str) -> Experiment:
 def _used_sets(experiment: Experiment) -> dict[str, MadeSet]:
     """Returns the sets made elsewhere that a stage reads: the others need not be there."""
     settings = experiment.classify
-    if "score" in experiment.stages or not experiment.sets:
-        return experiment.sets
+    named = {name for name in settings.sets if not name.startswith("generated-")}
+    if "score" in experiment.stages or not named <= experiment.sets.keys():
+        return experiment.sets  # what is unknown the checks refuse, and say what there is
     if "classify" not in experiment.stages or set(settings.mixes) == {"real"}:
         return {}
     return {n: s for n, s in experiment.sets.items() if not settings.sets or n in settings.sets}
@@ -217,42 +213,6 @@ def network_of(experiment: Experiment, name: str) -> Network:
         low_res=bool(model.low_res),
         enlarge=model.enlarge,
         augmentation=model.augmentation if model.low_res else "none",
-    )
-
-
-def with_absolute_paths(experiment: Experiment) -> Experiment:
-    """Returns the experiment with every path absolute: a scheduler's job starts in another folder."""
-
-    def absolute(settings: Any, *names: str) -> Any:
-        paths = {name: getattr(settings, name) for name in names if getattr(settings, name)}
-        whole = {name: str(pathlib.Path(path).expanduser().absolute()) for name, path in paths.items()}
-        return dataclasses.replace(settings, **whole)
-
-    data = absolute(experiment.data, "path", "val_path", "val_labels", "class_list")
-    sets = {name: absolute(made, "path", "class_list") for name, made in experiment.sets.items()}
-    val_sets = {n: absolute(v, "path", "class_list", "real_labels") for n, v in experiment.val_sets.items()}
-    prompts = absolute(experiment.prompts, "names_file")
-    cascade = {}
-    for name, model in experiment.cascade.items():
-        init = model.finetune.init
-        if init != "scratch":
-            init = str(pathlib.Path(init).absolute())
-        cascade[name] = dataclasses.replace(model, finetune=dataclasses.replace(model.finetune, init=init))
-    text = absolute(experiment.text_encoder, "path")
-    classify = experiment.classify
-    models = {
-        n: absolute(m, "init") if m.init not in ("scratch", *classify.models) else m
-        for n, m in classify.models.items()
-    }
-    return dataclasses.replace(
-        experiment,
-        data=data,
-        sets=sets,
-        val_sets=val_sets,
-        prompts=prompts,
-        text_encoder=text,
-        cascade=cascade,
-        classify=dataclasses.replace(classify, models=models),
     )
 
 

@@ -21,8 +21,9 @@ class Optimizer:
         (), "step: shares of all steps after which the rate falls to a tenth", above=0, at_most=1
     )
     final_rate: float = knob(0.0, "cosine: learning rate at the end", at_least=0)
-    weight_decay: float = knob(0.0, "decoupled decay (adamw); L2 on kernels (sgd)", at_least=0)
-    momentum: float = knob(0.9, "Nesterov momentum (sgd)", at_least=0, at_most=1)
+    weight_decay: float = knob(0.0, "decoupled, of kernels (adamw); L2 of all but norms (sgd)", at_least=0)
+    momentum: float = knob(0.9, "momentum (sgd)", at_least=0, at_most=1)
+    nesterov: bool = knob(True, "sgd: Nesterov's momentum; false: the plain one")
     bf16_moment: bool = knob(False, "first moment in bf16 (adam, adamw): less memory")
     grad_clip: float = knob(1.0, "global gradient norm; 0 = off", at_least=0)
 

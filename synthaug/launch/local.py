@@ -61,8 +61,9 @@ def select(
 
 
 def _named(plan: Plan, name: str, option: str) -> list[Stage]:
-    """Returns the stages with a name, or all of a verb."""
-    found = [s for s in plan.stages if name in (s.name, s.verb)]
+    """Returns the stage of that name, else all stages of that verb, e.g. every phase of `sweep`."""
+    called = [s for s in plan.stages if s.name == name]
+    found = called or [s for s in plan.stages if s.verb == name]
     if not found:
         names = ", ".join(s.name for s in plan.stages)
         raise RunError(f"{option} {name}: no such stage in this plan; expected one of {names}.")
@@ -75,7 +76,7 @@ def forget(plan: Plan, run: RunDir, stage: str, part: int | None) -> set[str]:
     Returns:
         The names of the stages that lost results.
     """
-    names = [s.name for s in plan.stages if stage in (s.name, s.verb)]
+    names = [s.name for s in _named(plan, stage, "--stage")]
     stale = {name for first in names for name in plan.downstream(first)}
     for s in plan.stages:
         if s.name in stale:
@@ -95,6 +96,9 @@ def _forget_images(run: RunDir, verb: str, args: dict[str, Any]) -> None:
     """Deletes the shards that a part wrote."""
     if verb == "sample":
         run.forget_shards("generated", range(args["shard"], args["shard"] + args["num_shards"]))
+    if verb == "sweep":
+        name = f"sweep-{args['phase']}-{args['number']}"
+        run.forget_shards(name, range(args["shard"], args["shard"] + args["num_shards"]))
     if verb == "prepare":
         run.forget_shards(args["set"], range(args["block"], args["block"] + args["num_blocks"]))
 

@@ -6,9 +6,20 @@ import dataclasses
 import json
 from typing import Any
 
-from synthaug.experiment import Experiment, cascade_order, prepared_resolutions, prepared_sets
-from synthaug.experiment.study import classify_sets, generated_sets
-from synthaug.manifest import num_blocks
+from synthaug.experiment import Experiment, cascade_order
+from synthaug.launch.parts import (
+    classify_stage_args,
+    encoder_names,
+    features_args,
+    filter_args,
+    is_real,
+    needs_encoder,
+    prepare_args,
+    reference_args,
+    sample_args,
+    score_args,
+    sweep_args,
+)
 
 FORMAT = 1
 """Raised when files of a run change their form, so that no version reads another's by mistake."""
@@ -26,7 +37,7 @@ class Part:
     @property
     def title(self) -> str:
         """A line for people, e.g. "guidance_weight=1.25 logvar_mix=0"."""
-        return " ".join(f"{k}={_short(v)}" for k, v in self.args.items())
+        return " ".join(f"{k}={_short(v)}" for k, v in self.args.items() if v != "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,16 +98,15 @@ def make_plan(experiment: Experiment) -> Plan:
     if experiment.cascade:
         stages.append(Stage("embed", "embed", SINGLE, ("collect",), (Part({}),)))
     if needs_encoder(experiment):
-        stages.append(Stage("encoder", "encoder", GANG, ("collect",), (Part({}),)))
+        stages += _encoder_stages(experiment)
     if experiment.cascade:
         stages += _generator_stages(experiment)
     made = ("sample",) if experiment.cascade else ("collect",)
-    if "score" in experiment.stages:
-        scores = tuple(Part(a) for a in score_args(experiment))
-        stages.append(Stage("score", "score", ARRAY, (*made, "encoder"), scores))
     if experiment.filter.active:
         stages += _filter_stages(experiment)
         made = ("select",)
+    if "score" in experiment.stages:
+        stages += _score_stages(experiment, made)
     if "classify" in experiment.stages:
         stages += _classify_stages(experiment, made)
     before = tuple(s.name for s in stages)
@@ -104,10 +114,26 @@ def make_plan(experiment: Experiment) -> Plan:
     return Plan(experiment.name, experiment.digest(), tuple(stages))
 
 
-def needs_encoder(experiment: Experiment) -> bool:
-    """Returns whether a stage of the study compares features."""
-    sweeps = "sweep" in experiment.stages and bool(experiment.sweep.phases)
-    return "score" in experiment.stages or sweeps or experiment.filter.active
+def _encoder_stages(experiment: Experiment) -> list[Stage]:
+    """The networks behind the metrics; the real images' features, block by block; their sums, set by set."""
+    encoders = tuple(Part({"encoder": name}) for name in encoder_names(experiment))
+    features = tuple(Part(a) for a in features_args(experiment, reference_args(experiment)))
+    references = tuple(Part(a) for a in reference_args(experiment))
+    return [
+        Stage("encoder", "encoder", GANG, ("collect",), encoders),
+        Stage("features-real", "features", ARRAY, ("encoder",), features),
+        Stage("reference", "reference", ARRAY, ("features-real",), references),
+    ]
+
+
+def _score_stages(experiment: Experiment, made: tuple[str, ...]) -> list[Stage]:
+    """The generated images' features, block by block; then every set against its references."""
+    scored = score_args(experiment)
+    features = tuple(Part(a) for a in features_args(experiment, [a for a in scored if not is_real(a["set"])]))
+    return [
+        Stage("features", "features", ARRAY, (*made, "encoder"), features),
+        Stage("score", "score", ARRAY, ("features", "reference"), tuple(Part(a) for a in scored)),
+    ]
 
 
 def _generator_stages(experiment: Experiment) -> list[Stage]:
@@ -125,7 +151,7 @@ def _filter_stages(experiment: Experiment) -> list[Stage]:
     """All generated images are measured, then one job flags some and selects among the others."""
     parts = tuple(Part(a) for a in filter_args(experiment))
     return [
-        Stage("filter", "filter", ARRAY, ("sample", "encoder"), parts),
+        Stage("filter", "filter", ARRAY, ("sample", "reference"), parts),
         Stage("select", "select", SINGLE, ("filter",), (Part({"parts": len(parts)}),)),
     ]
 
@@ -141,92 +167,19 @@ def _classify_stages(experiment: Experiment, after: tuple[str, ...]) -> list[Sta
     ]
 
 
-def classify_stage_args(experiment: Experiment) -> dict[str, list[dict[str, Any]]]:
-    """Returns {stage: args of its parts}: `classify-tuned` holds what starts from a part of `classify`."""
-    models = experiment.classify.models
-    stages: dict[str, list[dict[str, Any]]] = {"classify": [], "classify-tuned": []}
-    for arm in classify_args(experiment):
-        stages["classify-tuned" if models[arm["model"]].init in models else "classify"].append(arm)
-    return stages
-
-
 def _sweep_stages(experiment: Experiment) -> list[Stage]:
-    """Each phase is an array over its points, then one job that chooses; the next phase waits for it."""
+    """Per phase: an array makes the images of its points, one scores the points, a job chooses."""
     stages: list[Stage] = []
-    before: tuple[str, ...] = ("finetune", "encoder")
-    for name, phase in experiment.sweep.phases.items():
-        points = tuple(Part({"phase": name, "point": point}) for point in phase.grid.points())
-        stages.append(Stage(f"sweep-{name}", "sweep", ARRAY, before, points))
-        stages.append(Stage(f"choose-{name}", "choose", SINGLE, (f"sweep-{name}",), (Part({"phase": name}),)))
-        before = (f"choose-{name}", "encoder")
+    before: tuple[str, ...] = ("finetune",)
+    for name in experiment.sweep.phases:
+        images, points = sweep_args(experiment, name)
+        made, measured = tuple(map(Part, images)), tuple(map(Part, points))
+        stages.append(Stage(f"sweep-{name}", "sweep", ARRAY, before, made))
+        stages.append(Stage(f"measure-{name}", "measure", ARRAY, (f"sweep-{name}", "reference"), measured))
+        chosen = (Part({"phase": name}),)
+        stages.append(Stage(f"choose-{name}", "choose", SINGLE, (f"measure-{name}",), chosen))
+        before = (f"choose-{name}",)
     return stages
-
-
-def num_sample_shards(experiment: Experiment, num_train: int) -> int:
-    """Returns the shards of the generated set for a train split of `num_train` images."""
-    return num_blocks(num_generated(experiment, num_train), experiment.sample.shard_size)
-
-
-def num_generated(experiment: Experiment, num_train: int) -> int:
-    """Returns the images of the generated set: its copies, and the spare ones of the filter."""
-    wanted = experiment.sample.copies * num_train
-    return wanted + experiment.filter.num_spare(wanted)
-
-
-def filter_args(experiment: Experiment) -> list[dict[str, Any]]:
-    """Returns one filter job per real split and per range of shards, at the highest resolution."""
-    side = max(model.resolution for model in experiment.cascade.values())
-    real: list[dict[str, Any]] = [{"set": f"real {split}", "resolution": side} for split in ("train", "val")]
-    return real + [{"set": "generated", "resolution": side, **args} for args in sample_args(experiment)]
-
-
-def sample_args(experiment: Experiment) -> list[dict[str, Any]]:
-    """Returns one sample job per range of shards."""
-    total, size = num_sample_shards(experiment, experiment.data.num_train), experiment.sample.shards_per_part
-    return [{"shard": i, "num_shards": min(size, total - i)} for i in range(0, total, size)]
-
-
-def prepare_args(experiment: Experiment) -> list[dict[str, Any]]:
-    """Returns one prepare job per range of blocks, over the train and validation splits and other sets."""
-    data = experiment.data
-    sizes = {"train": data.num_train, "val": data.num_val}
-    sizes |= {name: made.num_images for name, made in prepared_sets(experiment).items()}
-    parts = []
-    for name, num_images in sizes.items():
-        total = num_blocks(num_images, data.shard_size)
-        for first in range(0, total, data.shards_per_part):
-            count = min(data.shards_per_part, total - first)
-            parts.append({"set": name, "block": first, "num_blocks": count})
-    return parts
-
-
-def score_args(experiment: Experiment) -> list[dict[str, Any]]:
-    """Returns one score job per image set and resolution.
-
-    The real sets are scored too: their values show what a perfect generator would get.
-    """
-    made = [(name, resolution) for _, name, resolution in generated_sets(experiment)]
-    sides = sorted({r for _, r in made} & set(prepared_resolutions(experiment)))
-    rows = []
-    for side in sides:
-        names = [name for name, r in made if r == side] + ["real train", "real val"]
-        rows += [{"set": name, "resolution": side} for name in names]
-    return rows
-
-
-def classify_args(experiment: Experiment) -> list[dict[str, Any]]:
-    """Returns one classifier training per (model, mix, set, copies, subset, seed)."""
-    settings, arms = experiment.classify, []
-    for model in settings.models:
-        for subset in settings.subsets:
-            for mix in settings.mixes:
-                if mix == "generated" and subset != next(iter(settings.subsets)):
-                    continue  # no real images in it: the subset cannot matter
-                copies = {"real": (0,), "generated": (1,), "real+generated": settings.copies}[mix]
-                for name in [""] if mix == "real" else classify_sets(experiment):
-                    arm = {"model": model, "mix": mix, "set": name, "subset": subset}
-                    arms += [{**arm, "copies": c, "seed": seed} for c in copies for seed in settings.seeds]
-    return arms
 
 
 def to_json(plan: Plan) -> str:

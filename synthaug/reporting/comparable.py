@@ -13,7 +13,7 @@ from typing import Any
 from synthaug.reporting import paper
 from synthaug.reporting.data import Row
 
-CLASSES, NUM_TRAIN = 1000, 1_281_167
+CLASSES, NUM_TRAIN, NUM_VAL = 1000, 1_281_167, 50_000
 CAS_RESOLUTION = 256
 """px of the prepared real images in the CAS protocol (paper, section 4); 0 in a row is the untouched file."""
 
@@ -51,14 +51,50 @@ def _copies_of_imagenet(num_images: int) -> int:
     return copies if copies and abs(num_images / NUM_TRAIN / copies - 1) < 0.01 else 0
 
 
-def same_features(row: Row) -> bool:
-    """Returns whether a FID rests on Inception, the paper's encoder."""
+FID_PROTOCOL = (
+    "A difference is written only under the paper's protocol: Inception of 2015-12-05, the images resized by "
+    "its graph alone, as many images as the train split of ImageNet-1K (the paper's numbers most likely rest "
+    "on so many, and FID falls with their number), and as reference that whole split, or all 50,000 "
+    "validation images. The hash of Inception's weights stands below; we do not know that of the paper's."
+)
+"""What captions say of `same_fid`."""
+
+
+def is_inception(row: Row) -> bool:
+    """Returns whether a row's features are Inception's, the paper's encoder."""
     return str(row["encoder"]).startswith("inception")
 
 
+def same_features(row: Row) -> bool:
+    """Returns whether a row's features are those of the paper: Inception's, resized by its graph alone."""
+    return is_inception(row) and str(row["resize"]).startswith("TF1")
+
+
+def same_inception_score(row: Row) -> bool:
+    """Returns whether an Inception Score may be set against the paper's: the features, of as many images."""
+    return same_features(row) and _copies_of_imagenet(row["n"]) >= 1
+
+
+def same_fid(row: Row, *, num_images: int = NUM_TRAIN) -> bool:
+    """Returns whether a FID may be set against the paper's.
+
+    Args:
+        row: of `score` or `sweep`.
+        num_images: that the paper's FID rests on; of the train split's number also whole multiples count.
+    """
+    enough = _copies_of_imagenet(row["n"]) >= 1 if num_images == NUM_TRAIN else _near(row["n"], num_images)
+    whole = {"train": NUM_TRAIN, "val": NUM_VAL}.get(row["reference"], 0)
+    return same_features(row) and enough and bool(whole) and _near(row["n_reference"] or 0, whole)
+
+
+def _near(found: int, expected: int) -> bool:
+    return abs(found - expected) < 0.01 * expected
+
+
 def same_proxy(row: Row) -> bool:
-    """Returns whether the CAS of a sweep row is a ResNet-50's, as the paper's."""
-    return row["cas"] is not None and row.get("cas_network") == "resnet50"
+    """Returns whether the CAS of a sweep row is the paper's: a ResNet-50's, of one copy of the split."""
+    network = row["cas"] is not None and row.get("cas_network") == "resnet50"
+    return network and _copies_of_imagenet(row["n"]) == 1
 
 
 def generator(results: Mapping[str, Any], name: str) -> str:

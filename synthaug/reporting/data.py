@@ -26,9 +26,14 @@ class_names     by class index
 sets            the generated sets: {name (in classify rows), set (in score rows), resolution, source (own:
                 made by this run; else the format it was read from), licence}
 sweep, score, classify   rows
+further_scores  rows as in score, by other encoders: their numbers are on other scales
 filter          what the select stage found, or None
 per_class       {model, mix, set, copies, subset, seed, accuracy: by class index, None without images}
 """
+
+
+MOST_REASONS = 3
+"""As many as one sentence bears; the last section has a line for each row that was not run."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,7 +107,9 @@ class Report:
             otherwise: the reason if there is no such line.
         """
         lost = [row for row in self.results[kind] if "not_run" in row and (not mix or row["mix"] == mix)]
-        return "; ".join(dict.fromkeys(str(row["not_run"]) for row in lost)) or otherwise
+        reasons = list(dict.fromkeys(str(row["not_run"]) for row in lost))
+        more = [f"and {len(reasons) - MOST_REASONS} more reasons"] if len(reasons) > MOST_REASONS else []
+        return "; ".join([*reasons[:MOST_REASONS], *more]) or otherwise
 
 
 def run_rows(results: Results, kind: str) -> list[Row]:

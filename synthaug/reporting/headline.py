@@ -178,7 +178,7 @@ def remark(report: Report) -> str:
     """Returns what these numbers may and may not be compared with."""
     measured = report.rows("score") + report.rows("sweep")
     encoders = sorted({row["encoder"] for row in measured})
-    if measured and all(map(comparable.same_features, measured)):
+    if measured and all(map(comparable.is_inception, measured)):
         return f"Features: {', '.join(encoders)}; {plural(len(report.class_names), 'class')}."
     if comparable.same_data(report.results):
         return (
@@ -188,10 +188,12 @@ def remark(report: Report) -> str:
     size = f"Toy size: {plural(len(report.class_names), 'class')}"
     if not encoders:
         return f"{size}; these accuracies compare with each other, not with published ones."
+    what = f"a classifier trained on this study's real images ({', '.join(encoders)})"
+    if any(name.startswith("dinov2") for name in encoders):
+        what = ", ".join(encoders)
     return (
-        f"{size}, and the encoder behind FID, Inception Score, precision and recall is a classifier trained "
-        f"on this study's real images ({', '.join(encoders)}), not Inception. These numbers compare with "
-        "each other; they do not compare with published FID or accuracy."
+        f"{size}, and the encoder behind FID, Inception Score, precision and recall is {what}, not Inception."
+        " These numbers compare with each other; they do not compare with published FID or accuracy."
     )
 
 

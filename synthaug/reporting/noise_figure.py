@@ -37,13 +37,18 @@ def figure(results: Results) -> Figure:
     kept = next((r for r in phase if r["chosen"]), phase[0])
     own = [r for r in phase if all(r[k] == kept[k] for k in OTHER_KNOBS)]
     same = comparable.same_data(results) and own[0]["resolution"] == RESOLUTION
-    same = same and comparable.same_features(own[0]) and comparable.same_proxy(own[0])
+    same = same and _as_in_the_paper(own[0])
     with drawing.style():
         drawn = matplotlib.figure.Figure(figsize=(6.6, 4.1))
         axis = drawn.subplots()
         _draw(axis, own, same)
         svg, png = drawing.to_svg(drawn, "noise"), drawing.to_png(drawn)
     return Figure("noise", svg, png, _caption(own, same), "FID against CAS by noise level", 4)
+
+
+def _as_in_the_paper(row: Row) -> bool:
+    """Returns whether FID (against train) and CAS of a phase may be set against the paper's curves."""
+    return row["reference"] == "train" and comparable.same_fid(row) and comparable.same_proxy(row)
 
 
 def _varied(results: Results) -> list[list[Row]]:

@@ -41,8 +41,8 @@ def section(report: Report, before: Sequence[Section]) -> Section:
     blocks: list[Block] = [_coverage(report, before)]
     lost = [
         (kind, row)
-        for kind in ("sweep", "score", "classify")
-        for row in report.results[kind]
+        for kind in ("sweep", "score", "further_scores", "classify")
+        for row in report.results.get(kind, ())
         if "not_run" in row
     ]
     if lost:

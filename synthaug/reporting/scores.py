@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from synthaug.reporting import commands, comparable, paper
 from synthaug.reporting.comparisons import published_cell
-from synthaug.reporting.data import Report, Results, Row
+from synthaug.reporting.data import Report, Results, Row, run_rows
 from synthaug.reporting.document import Cell, Column, Line, Section, Table, missing_section
-from synthaug.reporting.numbers import NONE, count, decimal, finite, places_for, protocol, signed
+from synthaug.reporting.numbers import NONE, decimal, finite, places_for, protocol, signed
+from synthaug.reporting.quality import measured_blocks
 from synthaug.reporting.sweep import with_deviation
 
 TITLE = "Image quality: Table 1"
@@ -17,11 +19,14 @@ TITLE = "Image quality: Table 1"
 def section(report: Report) -> Section:
     """Returns Table 1, the paper's numbers and ours in one row, and the full protocol of ours."""
     rows = report.rows("score")
+    measured = measured_blocks(report.results["score"], report.results["further_scores"])
     if not rows:
         reason = report.why_not("score", "", "the study has no score stage, so there is no FID.")
-        return missing_section("scores", TITLE, reason, commands.CASCADE[256])
+        empty = missing_section("scores", TITLE, reason, commands.CASCADE[256])
+        others = run_rows(report.results, "further_scores")
+        return dataclasses.replace(empty, blocks=[*empty.blocks, *measured]) if others else empty
     table, lost = table_1(report.results)
-    return Section("scores", TITLE, [table, *commands.details(lost), _measured(rows)])
+    return Section("scores", TITLE, [table, *commands.details(lost), *measured])
 
 
 def table_1(results: Results) -> tuple[Table, list[tuple[str, str]]]:
@@ -54,12 +59,13 @@ def _caption(results: Results, rows: Sequence[Row]) -> str:
             "This study has other images than ImageNet-1K, so the paper's rows stand for orientation and no "
             "difference is written. The rows of real images say what a perfect generator would score here."
         )
-    if not all(map(comparable.same_features, rows)):
+    if rows and not any(map(comparable.is_inception, rows)):
+        encoders = ", ".join(dict.fromkeys(str(row["encoder"]) for row in rows))
         return text + (
-            "Our features do not come from Inception but from a classifier trained on the real images, so no "
-            "difference is written: the scales differ."
+            f"Our features do not come from Inception but from {encoders}, so no difference is written: the "
+            "scales differ."
         )
-    return text + "Difference: ours minus the paper's. The paper's FID most likely rests on 1.2 M images."
+    return f"{text}Difference: ours minus the paper's. {comparable.FID_PROTOCOL}"
 
 
 def _line(name: str, px: int, own: Sequence[Row], published: paper.Quality | None) -> Line:
@@ -67,15 +73,16 @@ def _line(name: str, px: int, own: Sequence[Row], published: paper.Quality | Non
     label = f"{name} ({published.model})" if published and published.model != name else name
     cells = [Cell(label, "strong" if not name.startswith("real ") else ""), Cell(str(px))]
     places = places_for(row["fid"] for row in own)
-    same = all(map(comparable.same_features, own))
     for reference in ("train", "val"):
         row = by_reference.get(reference)
         known = None if published is None else getattr(published, f"fid_{reference}")
         ours = None if row is None else finite(row["fid"])
+        same = row is not None and comparable.same_fid(row)
         gap = ours - known if same and ours is not None and known is not None else None
         cells += [published_cell(known), Cell(NONE if row is None else decimal(ours, places)), _gap(gap, -1)]
     score = published.inception_score if published else None
     ours = finite(own[0]["inception_score"])
+    same = comparable.same_inception_score(own[0])
     gap = ours - score.mean if same and ours is not None and score else None
     return Line([*cells, published_cell(score), Cell(with_deviation(own[0])), _gap(gap, 1)])
 
@@ -92,37 +99,3 @@ def _published_line(row: paper.Quality) -> Line:
     for value in (row.fid_train, row.fid_val, row.inception_score):
         cells += [Cell(NONE) if value is None else published_cell(value), ours, Cell("")]
     return Line(cells, "published")
-
-
-def _measured(rows: Sequence[Row]) -> Table:
-    places = places_for(row["fid"] for row in rows)
-    names = ("n", "reference n", "FID ↓", "IS ↑", "precision ↑", "recall ↑")
-    columns = [
-        Column("set", numeric=False),
-        Column("px"),
-        Column("reference", numeric=False),
-        *map(Column, names),
-    ]
-    caption = (
-        "Every measured set with its protocol. The rows of real images say what a perfect generator would "
-        "score: their FID is not 0, since two finite sets differ. Precision is the share of images that lie "
-        "among the reference, recall the share of the reference that is covered."
-    )
-    lines = [_measured_line(row, places) for row in sorted(rows, key=lambda r: r["resolution"])]
-    return Table(columns, lines, caption, protocol(rows))
-
-
-def _measured_line(row: Row, places: int) -> Line:
-    tone = "" if row["set"].startswith("real ") else "strong"
-    texts = [
-        row["set"],
-        str(row["resolution"]),
-        row["reference"],
-        count(row["n"]),
-        count(row["n_reference"]),
-        decimal(row["fid"], places),
-        with_deviation(row),
-        decimal(row["precision"], 3),
-        decimal(row["recall"], 3),
-    ]
-    return Line([Cell(texts[0], tone), *map(Cell, texts[1:])])

@@ -87,7 +87,7 @@ def _chosen_text(choice: Choice | None) -> str:
         for name, shown in (
             ("FID", decimal(choice.fid, places_for([choice.fid]))),
             ("Inception Score", decimal(choice.inception_score)),
-            ("CAS proxy", f"{percent(choice.cas)} %"),
+            ("CAS", f"{percent(choice.cas)} %"),
         )
         if not shown.startswith(NONE)
     ]
@@ -105,12 +105,14 @@ def shown_knobs(rows: Sequence[Row]) -> list[str]:
 def _table(phase: str, rows: Sequence[Row], every: Sequence[Row]) -> Table:
     knobs, places = shown_knobs(every), places_for(row["fid"] for row in every)
     columns = [Column(KNOBS[k], numeric=k != "solver") for k in knobs]
-    columns += [Column("FID ↓"), Column("IS ↑"), Column("CAS proxy, top-1 % ↑"), Column("", numeric=False)]
+    columns += [Column("FID ↓"), Column("IS ↑"), Column("CAS, top-1 % ↑"), Column("", numeric=False)]
     lines = [_line(row, knobs, places) for row in rows]
     what = "All points" if len(rows) == len(every) else f"The chosen and Pareto points of {len(every)}"
+    networks = ", ".join(sorted({str(row["cas_network"]) for row in every if row["cas"] is not None}))
     caption = (
-        f"{what} of phase {phase}. IS is the Inception Score ± its deviation over splits; the CAS proxy is a "
-        "short training on the point's images, tested on real validation images."
+        f"{what} of phase {phase}. IS is the Inception Score ± its deviation over splits; CAS the accuracy "
+        f"on real validation images of a classifier{f' ({networks})' if networks else ''} trained on the "
+        "point's images alone."
     )
     return Table(columns, lines, caption, protocol(every))
 

@@ -67,11 +67,11 @@ def _caption(rows: Sequence[Row], knob: str, front: str) -> str:
     names = " and ".join(AXES[k] for k in labels)
     text = f"Left: FID against {AXES[knob]}, a colour per log-variance mix (logvar_mix). "
     if front:
-        others = "Inception Score and CAS proxy" if front == "cas" else "Inception Score"
+        others = "Inception Score and CAS" if front == "cas" else "Inception Score"
         text += f"Right: {others} against FID, labelled with {names}; better is up and left. "
         text += f"Dashed: the Pareto front, drawn in the {'CAS' if front == 'cas' else 'right'} panel. "
     if front != "cas":
-        text += "No CAS proxy was trained in this phase. "
+        text += "No CAS was measured in this phase. "
     return text + "Circle: the chosen point."
 
 
@@ -142,7 +142,7 @@ def _scatter_panel(axis: Any, rows: Sequence[Row], metric: str, knob: str, front
         axis.plot(x, y, color=drawing.INK, linestyle=(0, (4, 3)), linewidth=1.1, zorder=1.5)
     _ring(axis, rows, "fid", metric, scale)
     _annotate(axis, rows, metric, knob, scale)
-    name = "CAS proxy, top-1 %" if metric == "cas" else "Inception Score"
+    name = "CAS, top-1 %" if metric == "cas" else "Inception Score"
     axis.set_xlabel("FID (lower is better)")
     axis.set_ylabel(f"{name} (higher is better)")
     axis.set_title(f"{name.split(',')[0]} against FID")

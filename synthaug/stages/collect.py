@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from synthaug.checks.training import subset_problems
 from synthaug.data.collect import collect
+from synthaug.errors import ConfigError
 from synthaug.stages.job import Job
 from synthaug.stages.prepare import recipes
 
@@ -14,6 +16,8 @@ def run(job: Job) -> dict[str, Any]:
     scanned = job.result("scan")
     with job.clock.measure("data"):
         found = collect(job.experiment.data, recipes(job.experiment, scanned), scanned, job.run.path / "sets")
+    for problem in subset_problems(job.experiment, [(c["key"], c["train"]) for c in found["classes"]]):
+        raise ConfigError(problem)  # unreadable images may have made a class too small
     if found["corrupt"]:
         job.say(f"{len(found['corrupt'])} unreadable images are left out; done.json names them.")
     copies = {split: found["duplicates"][split]["images"] for split in ("train", "val", "between")}

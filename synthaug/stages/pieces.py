@@ -17,6 +17,7 @@ from synthaug.rundir import RunDir
 from synthaug.stages import sets
 from synthaug.stages.job import Job
 from synthaug.stages.selection import read_selection
+from synthaug.train.loop import prefetch
 
 Images = np.ndarray | ImageSet
 """u8[N,H,W,C] in memory, or a set on disk."""
@@ -60,7 +61,10 @@ def training_pieces(job: Job, view: experiment.View) -> list[Piece]:
     if args["mix"] != "generated":
         images, labels = real_images(job, "train", real_side(job.experiment, view))
         subset = job.experiment.classify.subsets[args["subset"]]
-        index = None if subset == experiment.Subset() else choose(labels, subset, args["seed"])
+        index = None
+        if subset != experiment.Subset():
+            keys = [entry.key for entry in sets.class_table(job.run).entries]
+            index = choose(labels, subset, args["seed"], keys)
         pieces.append(Piece(images, labels, index))
     if args["mix"] != "real":
         images, labels = generated_images(job, args["set"])
@@ -93,12 +97,15 @@ def _filtered_by(job: Job, name: str) -> RunDir | None:
     return run if run.is_done("select", 0) else None
 
 
-def in_blocks(images: Images, size: int, count: int | None = None) -> Iterator[np.ndarray]:
-    """Yields u8[b,H,W,C] with b <= size: all images in order, or the first `count`."""
-    end = len(images) if count is None else min(count, len(images))
-    for start in range(0, end, size):
-        stop = min(start + size, end)
-        yield images[start:stop] if isinstance(images, np.ndarray) else images.load(range(start, stop))[0]
+def in_blocks(images: Images, size: int, rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """Yields u8[b,H,W,C], b <= size: all images in order, or `rows` i64[n]; the next are read meanwhile."""
+    wanted = np.arange(len(images)) if rows is None else rows
+
+    def block(number: int) -> np.ndarray:
+        part = wanted[number * size : (number + 1) * size]
+        return images[part] if isinstance(images, np.ndarray) else images.load(part.tolist())[0]
+
+    return prefetch(block, 0, -(-len(wanted) // size))
 
 
 def side_of(images: Images) -> int:

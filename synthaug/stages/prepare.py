@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from synthaug import experiment
-from synthaug.data.prepare import Recipe, prepare, recipe_of
+from synthaug.data.prepare import prepare
+from synthaug.data.recipe import Recipe, recipe_of
 from synthaug.experiment import Experiment
 from synthaug.stages.job import Job
 

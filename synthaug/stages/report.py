@@ -13,16 +13,15 @@ from synthaug.attempts import stage_times
 from synthaug.errors import ConfigError, DataError
 from synthaug.experiment import Experiment, prepared_resolutions
 from synthaug.experiment.study import generated_sets
-from synthaug.launch.plan import Plan, make_plan, score_args
+from synthaug.launch.plan import Plan, make_plan
 from synthaug.manifest import ClassTable
 from synthaug.prompts import build_prompts
 from synthaug.reporting.data import Choice, Report, SampleGrid, StageTime
 from synthaug.reporting.write import write
 from synthaug.rundir import RunDir
 from synthaug.stages import sets
-from synthaug.stages.classify import classify_results
 from synthaug.stages.job import Job
-from synthaug.stages.sweep import sweep_rows
+from synthaug.stages.so_far import classify_results, is_finished, score_rows, sweep_rows
 
 # As many classes and images as a person looks at.
 GRID_CLASSES, GRID_IMAGES = 10, 6
@@ -51,8 +50,7 @@ def run(job: Job) -> dict[str, Any]:
 
 def gather_results(run: RunDir, settings: Experiment) -> dict[str, Any]:
     """Returns what results.json holds, as `reporting.data.Results` tells."""
-    scores = range(len(score_args(settings))) if "score" in settings.stages else []
-    classified = classify_results(run, settings) if "classify" in settings.stages else []
+    classified = classify_results(run, settings)
     arm = ("model", "mix", "set", "copies", "subset", "seed")
     return {
         "name": settings.name,
@@ -63,8 +61,8 @@ def gather_results(run: RunDir, settings: Experiment) -> dict[str, Any]:
         "class_names": class_names(settings, sets.class_table(run)),
         "sets": _sets(settings),
         "sweep": sweep_rows(run, settings) if _swept(settings) else [],
-        "score": [row for part in scores for row in run.result("score", part)["rows"]],
-        "filter": run.result("select") if settings.filter.active else None,
+        **score_rows(run, settings),
+        "filter": run.result("select") if is_finished(run, settings, "select") else None,
         "classify": [result["row"] for result in classified],
         "per_class": [
             {**{key: result["row"][key] for key in arm}, "accuracy": result["per_class"]}
@@ -105,8 +103,8 @@ def _swept(settings: Experiment) -> bool:
 
 def _licences(run: RunDir, settings: Experiment) -> list[dict[str, str]]:
     """Returns what the generated images come under, as the stage that made them found it."""
-    if not settings.cascade:
-        return []
+    if not is_finished(run, settings, "sample"):
+        return []  # without a cascade there is no such stage
     return [dataclasses.asdict(licences.LICENCES[key]) for key in run.result("sample", 0)["licences"]]
 
 
@@ -164,7 +162,8 @@ def _description(settings: Experiment, results: dict[str, Any]) -> str:
 
 def _sample_grids(run: RunDir, settings: Experiment) -> list[SampleGrid]:
     """Returns a grid per resolution of a generated set; only the images shown are read."""
-    made = generated_sets(settings)
+    sampled = is_finished(run, settings, "sample")
+    made = [each for each in generated_sets(settings) if sampled or each[1] != "generated"]
     names = class_names(settings, sets.class_table(run))[:GRID_CLASSES]
     grids = []
     for side in sorted({resolution for _, _, resolution in made}):
@@ -212,7 +211,8 @@ def _stage_times(run: RunDir, plan: Plan) -> list[StageTime]:
 def _choices(run: RunDir, settings: Experiment) -> list[Choice]:
     if not _swept(settings):
         return []
-    chosen = [run.result(f"choose-{name}") for name in settings.sweep.phases]
+    finished = [name for name in settings.sweep.phases if run.is_done(f"choose-{name}", 0)]
+    chosen = [run.result(f"choose-{name}") for name in finished]
     return [
         Choice(c["phase"], c["model"], c["rule"], c["settings"], c["fid"], c["inception_score"], c["cas"])
         for c in chosen
@@ -224,7 +224,7 @@ def _notes(run: RunDir, settings: Experiment) -> list[str]:
     if settings.data.val_path:
         split = f"validation images come from a place of their own, {settings.data.val_path}."
     notes = [f"Split: {split}"]
-    if "score" in settings.stages or _swept(settings):
+    if run.is_done("encoder", 0) and ("score" in settings.stages or _swept(settings)):
         notes += _encoder_notes(run.result("encoder"))
     phases = settings.sweep.phases.items() if _swept(settings) else []
     if seen := [n for n, p in phases if p.reference == "val" or p.choose == "cas"]:
@@ -232,12 +232,15 @@ def _notes(run: RunDir, settings: Experiment) -> list[str]:
             f"The validation images, on which classifiers are tested, also chose sampling settings (phases "
             f"{', '.join(seen)}), as in the paper. No weights were trained on them."
         )
-    if settings.cascade:
+    if run.is_done("embed", 0):
         notes += run.result("embed")["warnings"]
     return notes
 
 
 def _encoder_notes(encoder: dict[str, Any]) -> list[str]:
+    if encoder["kind"] != "classifier":
+        weights = encoder["weights_sha256"][:12]
+        return [f"Encoder: {encoder['name']}, weights {weights}, run by {encoder['backend']}."]
     top1 = ", ".join(f"{100 * share:.1f} % at {r} px" for r, share in encoder["top1"].items())
     return [
         f"Encoder: {encoder['name']}; top-1 on the real validation images: {top1}. It was trained on the "

@@ -11,7 +11,7 @@ import numpy as np
 from synthaug import commit, licences
 from synthaug.data.shards import open_shard, write_shard
 from synthaug.experiment import cascade_order
-from synthaug.launch.plan import num_sample_shards
+from synthaug.launch.parts import num_sample_shards
 from synthaug.manifest import ImagePlan, Shard, number_within_class, plan_images, write_plan
 from synthaug.stages import sets
 from synthaug.stages.finetune import checkpoint_dir

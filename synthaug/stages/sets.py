@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from synthaug.data.labels import read_labels
-from synthaug.data.prepare import ORIGINAL
+from synthaug.data.recipe import ORIGINAL
 from synthaug.data.shards import ImageSet, open_set
 from synthaug.errors import DataError
 from synthaug.experiment import Experiment
-from synthaug.launch.plan import num_generated, num_sample_shards
+from synthaug.launch.parts import num_generated, num_sample_shards
 from synthaug.manifest import ClassTable
 from synthaug.rundir import RunDir
 
