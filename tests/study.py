@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import types
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -74,3 +76,32 @@ def outcome(run: pathlib.Path) -> dict[str, Any]:
         }
     results = json.loads((run / "report" / "results.json").read_text())
     return {"results": results, "done": done, "shards": shards, "losses": losses}
+
+
+def problem(*overrides: str) -> str:
+    """Returns the error of the tiny study with overrides, or nothing."""
+    from synthaug import experiment
+    from synthaug.errors import ConfigError
+
+    try:
+        experiment.load(TINY, overrides)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+class StubJob:
+    """What the stages before any network need of a job."""
+
+    def __init__(self, path: pathlib.Path, settings: Any):
+        from synthaug.rundir import RunDir
+
+        self.run, self.experiment = RunDir(path), settings
+        self.clock = types.SimpleNamespace(measure=lambda _: contextlib.nullcontext())
+        self.attempt, self.args, self.say = 1, {}, print
+
+    def result(self, stage: str) -> Any:
+        return self.run.result(stage)
+
+    def check_stop(self) -> None: ...
+    def progress(self, *_: Any) -> None: ...

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import pathlib
 import subprocess
 import sys
-import types
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,6 @@ from synthaug.errors import ConfigError, SynthaugError
 from synthaug.experiment import Classifier
 from synthaug.launch.parts import prepare_args
 from synthaug.models.classifier import build_classifier
-from synthaug.rundir import RunDir
 from synthaug.stages import collect, prepare, scan
 from synthaug.weights.classifiers import check_start, read_classifier, write_classifier
 from tests import study
@@ -117,21 +114,6 @@ def test_what_the_classes_sizes_decide_is_refused_when_they_are_known(tmp_path):
     assert subset_problems(settings, larger) == []
 
 
-class Run:
-    """What the stages need of a job."""
-
-    def __init__(self, path: pathlib.Path, settings: experiment.Experiment):
-        self.run, self.experiment = RunDir(path), settings
-        self.clock = types.SimpleNamespace(measure=lambda _: contextlib.nullcontext())
-        self.attempt, self.args, self.say = 1, {}, print
-
-    def result(self, stage: str) -> Any:
-        return self.run.result(stage)
-
-    def check_stop(self) -> None: ...
-    def progress(self, *_: Any) -> None: ...
-
-
 def images(folder: pathlib.Path) -> pathlib.Path:
     write_images(folder / "train", dict(zip(KEYS, COUNTS, strict=True)))
     write_images(folder / "val", dict.fromkeys(KEYS, 2))
@@ -140,7 +122,7 @@ def images(folder: pathlib.Path) -> pathlib.Path:
 
 def test_scan_refuses_a_subset_larger_than_its_class_by_the_class_key(tmp_path):
     few = tree(images(tmp_path), classify=trained_on({"per_class": 6}))
-    job: Any = Run(tmp_path / "run", experiment.parse(few, "x.yaml"))
+    job: Any = study.StubJob(tmp_path / "run", experiment.parse(few, "x.yaml"))
     with pytest.raises(ConfigError) as error:
         scan.run(job)
     assert str(error.value) == (
@@ -155,7 +137,7 @@ def test_collect_refuses_it_where_unreadable_images_made_the_class_too_small(tmp
     (images(tmp_path) / "train" / KEYS[1] / "3.png").write_bytes(b"no image")
     few = tree(tmp_path, classify=trained_on({"per_class": 5}))
     few["data"]["max_corrupt"] = 1
-    job: Any = Run(tmp_path / "run", experiment.parse(few, "x.yaml"))
+    job: Any = study.StubJob(tmp_path / "run", experiment.parse(few, "x.yaml"))
     job.run.finish("scan", 0, {"result": scan.run(job)})
     for part, args in enumerate(prepare_args(job.experiment)):
         job.args = args

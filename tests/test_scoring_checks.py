@@ -17,15 +17,6 @@ GRAPH = f"{MAIN}.path=weights/classify_image_graph_def.pb"
 FEW = "score.allow_small_n=true"
 
 
-def problem(*overrides: str) -> str:
-    """Returns the error of the tiny study with overrides, or nothing."""
-    try:
-        experiment.load(study.TINY, overrides)
-    except ConfigError as error:
-        return str(error)
-    return ""
-
-
 @pytest.mark.parametrize(
     ("overrides", "found"),
     [
@@ -137,7 +128,7 @@ def problem(*overrides: str) -> str:
     ],
 )
 def test_what_makes_no_sense_is_one_line(overrides, found):
-    error = problem(*overrides)
+    error = study.problem(*overrides)
     assert found in error
     assert "\n" not in error
 
@@ -159,7 +150,7 @@ def test_what_makes_no_sense_is_one_line(overrides, found):
     ],
 )
 def test_what_makes_sense_passes(overrides):
-    assert problem(*overrides) == ""
+    assert study.problem(*overrides) == ""
 
 
 def test_nothing_to_score_or_to_sweep_asks_for_no_weights():

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pathlib
-import types
 from typing import Any
 
 import numpy as np
@@ -20,9 +18,9 @@ from synthaug.launch.parts import prepare_args
 from synthaug.metrics.accuracy import accuracy, real_accuracy
 from synthaug.reporting import extras, page
 from synthaug.reporting.write import build
-from synthaug.rundir import RunDir
 from synthaug.stages import collect, prepare, scan, validation
 from tests import reports
+from tests.study import StubJob
 
 
 def test_real_accuracy_is_the_plain_one_where_each_image_has_one_label():
@@ -115,24 +113,9 @@ def study(folder: pathlib.Path, **val_sets: Any) -> experiment.Experiment:
     return experiment.parse(tree, "x.yaml")
 
 
-class Run:
-    """What the stages need of a job."""
-
-    def __init__(self, path: pathlib.Path, settings: experiment.Experiment):
-        self.run, self.experiment = RunDir(path), settings
-        self.clock = types.SimpleNamespace(measure=lambda _: contextlib.nullcontext())
-        self.attempt, self.args, self.say = 1, {}, print
-
-    def result(self, stage: str) -> Any:
-        return self.run.result(stage)
-
-    def check_stop(self) -> None: ...
-    def progress(self, *_: Any) -> None: ...
-
-
 def prepared(folder: pathlib.Path, settings: experiment.Experiment) -> Any:
     """Returns a job of a study whose sets are all prepared."""
-    job = Run(folder / "run", settings)
+    job = StubJob(folder / "run", settings)
     for stage, verb in (("scan", scan.run), ("prepare", prepare.run), ("collect", collect.run)):
         for part, args in enumerate(prepare_args(settings) if stage == "prepare" else [{}]):
             job.args = args

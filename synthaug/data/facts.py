@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from synthaug import commit
-from synthaug.data.images import FORMATS
+from synthaug.data.images import FORMATS, shares
 from synthaug.errors import DataError
 
 _ARRAYS = {
@@ -40,11 +40,8 @@ class Facts:
 
 def codec(facts: Facts) -> str:
     """Returns how the source's files code their pixels: "raw", "png", "jpeg 90 %, png 10 %"."""
-    counts = np.bincount(facts.format, minlength=len(FORMATS) + 1)
-    names = ["raw", *(name.lower() for name in FORMATS)]
-    found = sorted(zip(counts.tolist(), names, strict=True), reverse=True)
-    total = max(len(facts), 1)
-    return ", ".join(n if k == total else f"{n} {100 * k / total:.3g} %" for k, n in found if k)
+    counts = np.bincount(facts.format, minlength=len(FORMATS) + 1).tolist()
+    return shares(dict(zip(["raw", *(name.lower() for name in FORMATS)], counts, strict=True)))
 
 
 def facts_path(folder: pathlib.Path, block: int) -> pathlib.Path:

@@ -8,11 +8,12 @@ applied, as in all published work on ImageNet.
 
 from __future__ import annotations
 
+import collections
 import functools
 import io
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -111,6 +112,19 @@ def format_of(data: bytes) -> str:
         if data.startswith(start):
             return "" if name == "WEBP" and data[8:12] != b"WEBP" else name
     return ""
+
+
+def shares(counts: Mapping[str, int]) -> str:
+    """Returns the shares of codecs in words, the largest first; "unknown" of nothing.
+
+    Example:
+        >>> shares({"png": 1, "jpeg": 9, "raw": 0})
+        'jpeg 90 %, png 10 %'
+    """
+    known = collections.Counter(counts)
+    total = known.total()
+    found = [(name, n) for name, n in known.most_common() if n]
+    return ", ".join(n if k == total else f"{n} {100 * k / total:.3g} %" for n, k in found) or "unknown"
 
 
 def decode(data: bytes, channels: int, decoder: str) -> np.ndarray:

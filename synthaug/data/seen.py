@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import collections
-
 import numpy as np
 
 from synthaug.data import images
@@ -42,12 +40,7 @@ class Seen:
     def codec(self, numbers: np.ndarray) -> str:
         """Returns the shares of codecs among the images i64[n] looked at, e.g. "png 90 %, jpeg 10 %"."""
         counts = np.bincount(self._notes[0, numbers], minlength=len(CODECS)).tolist()
-        known = collections.Counter(dict(zip(CODECS[2:], counts[2:], strict=True)))
-        total = known.total()
-        shares = [
-            name if n == total else f"{name} {100 * n / total:.3g} %" for name, n in known.most_common() if n
-        ]
-        return ", ".join(shares) or "unknown"
+        return images.shares(dict(zip(CODECS[2:], counts[2:], strict=True)))
 
     def count(self, flag: int, numbers: np.ndarray) -> int:
         """Returns how many of the images i64[n] have a flag."""

@@ -92,9 +92,10 @@ def statistics_of(job: Job, encoder: Encoder, images: Images, sha256: str) -> St
     sums, all_of_them = Accumulator(draw), np.arange(len(images))
     for numbers, encoded in _encoded(job, encoder, images, all_of_them, all_of_them):
         sums.add(numbers, encoded.features, encoded.logits, encoded.spatial)
+    measured = sums.statistics()
     with job.clock.measure("save"):
-        write_arrays(file, {**statistics.to_arrays(sums.statistics()), "made_by": made_by})
-    return sums.statistics()
+        write_arrays(file, {**statistics.to_arrays(measured), "made_by": made_by})
+    return measured
 
 
 def _kept(file: pathlib.Path) -> dict[str, np.ndarray] | None:

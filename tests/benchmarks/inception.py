@@ -21,7 +21,6 @@ import os
 import pathlib
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +29,8 @@ from typing import Any
 
 import numpy as np
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+from tests.benchmarks.sides import Side
+
 TORCH = ("torch", "torch-channels-last")
 OURS = ("flax", "tensorflow")
 SIDES = (*TORCH, *OURS)
@@ -174,40 +174,17 @@ def serve(side: str, folder: pathlib.Path, batch: int) -> None:
         print(json.dumps({"seconds": seconds, "cpu": cpu, "peak": peak, "fid": fid}), flush=True)
 
 
-class Side:
-    """One of the processes."""
-
-    def __init__(self, side: str, folder: pathlib.Path, batch: int) -> None:
-        line = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.inception", "--serve", side]
-        self._process = subprocess.Popen(
-            [*line, "--folder", str(folder), "--batch", str(batch)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-
-    def measure(self, what: str) -> dict[str, Any]:
-        """Returns what a pass or a distance took."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(f"{what}\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
-
-    def close(self) -> None:
-        """Ends the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
-
-
 def compare(images: int, batch: int, rounds: int) -> dict[str, Any]:
     """Returns the figures: all sides warmed up, then measured in turns."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         write_inputs(folder, images)
-        sides = {name: Side(name, folder, batch) for name in SIDES}
+        sides = {
+            name: Side(
+                "tests.benchmarks.inception", name, "--folder", str(folder), "--batch", str(batch), quiet=True
+            )
+            for name in SIDES
+        }
         try:
             for side in sides.values():
                 side.measure("pass")

@@ -18,16 +18,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import pathlib
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+from tests.benchmarks.sides import Side
+
 SIDES = ("torch", "torch-channels-last", "synthaug")
 CLASSES = 1000
 # Products and sums of one image's forward pass at 224 px (4.09e9 products); backward takes twice as many.
@@ -118,44 +117,20 @@ def serve(side: str, batch: int, size: int) -> None:
         print(json.dumps({"seconds": seconds, "cpu": cpu, "peak": peak, "loss": loss}), flush=True)
 
 
-class Side:
-    """One of the processes."""
-
-    def __init__(self, side: str, batch: int, size: int) -> None:
-        line = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.resnet", "--serve", side]
-        self._process = subprocess.Popen(
-            [*line, "--batch", str(batch), "--size", str(size)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def measure(self) -> dict[str, float]:
-        """Returns what one step took."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write("step\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
-
-    def close(self) -> None:
-        """Ends the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
-
-
 def compare(batch: int, size: int, rounds: int) -> dict[str, Any]:
     """Returns the figures: all sides warmed up twice, then measured in turns."""
-    sides = {name: Side(name, batch, size) for name in SIDES}
+    sides = {
+        name: Side("tests.benchmarks.resnet", name, "--batch", str(batch), "--size", str(size))
+        for name in SIDES
+    }
     try:
         for side in sides.values():
-            side.measure()
-            side.measure()
+            side.measure("step")
+            side.measure("step")
         found: dict[str, list[dict[str, float]]] = {name: [] for name in SIDES}
         for number in range(rounds):
             for name in sorted(sides, reverse=number % 2 == 1):
-                found[name].append(sides[name].measure())
+                found[name].append(sides[name].measure("step"))
     finally:
         for side in sides.values():
             side.close()

@@ -16,14 +16,14 @@ import os
 import pathlib
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+from tests.benchmarks.sides import Side
+
 SHAPES = {
     "if-i-m": {"channels": [192, 384, 576, 768], "blocks": 3, "text": 4096, "heads": 64, "size": 64},
     "small": {"channels": [64, 128], "blocks": 1, "text": 64, "heads": 4, "size": 16},
@@ -214,40 +214,20 @@ def serve(side: str, folder: pathlib.Path, shape: dict[str, Any]) -> None:
 # ------------------------------------------------------------------------------------- the rounds
 
 
-class Side:
-    """One of the two processes."""
-
-    def __init__(self, side: str, folder: pathlib.Path, shape: str) -> None:
-        line = [sys.executable, "-m", "tests.benchmarks.unet", "--serve", side, "--folder", str(folder)]
-        self._process = subprocess.Popen(
-            [*line, "--shape", shape], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def measure(self, case: str, batch: int) -> dict[str, float]:
-        """Returns seconds and peak bytes of one run of a case."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(f"{case} {batch}\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
-
-    def close(self) -> None:
-        """Ends the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
-
-
 def compare(case: str, batch: int, folder: pathlib.Path, shape: str, rounds: int) -> dict[str, Any]:
     """Returns the figures of one case: both sides warmed up, then measured in turns."""
-    sides = {name: Side(name, folder, shape) for name in ("torch", "synthaug")}
+    sides = {
+        name: Side("tests.benchmarks.unet", name, "--folder", str(folder), "--shape", shape)
+        for name in ("torch", "synthaug")
+    }
     try:
         for side in sides.values():
-            side.measure(case, batch)
+            side.measure(f"{case} {batch}")
         times: dict[str, list[float]] = {name: [] for name in sides}
         peaks: dict[str, float] = {}
         for number in range(rounds):
             for name in sorted(sides, reverse=number % 2 == 1):
-                found = sides[name].measure(case, batch)
+                found = sides[name].measure(f"{case} {batch}")
                 times[name].append(found["seconds"])
                 peaks[name] = found["peak"]
     finally:
